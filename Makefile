@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0
+# The front door: each target is one script. `make help` lists them.
+
+# The scripts share build/, so they run one at a time, and each of them uses
+# all processors by itself.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# What a user may set on make's command line reaches the scripts by name.
+export KDIR CONFIG TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS
+
+.PHONY: help tree kernel kselftest bench demo check lint mutants export \
+	bisect mbox clean
+
+help:		## show this list
+	@echo 'Targets:'
+	@sed -n 's/^\([a-z]*\):[[:space:]]*## /\1\t/p' Makefile | \
+		while IFS="$$(printf '\t')" read -r t d; do \
+			printf '  %-10s %s\n' "$$t" "$$d"; done
+	@echo 'Variables:'
+	@echo '  KDIR=/path      your own 6.12.y git tree instead of Debian'\''s source'
+	@echo '  CONFIG=bench    make kernel: the lean kernel (default: debug)'
+	@echo '  TESTS="a b"     make kselftest: only the tests whose name matches a or b'
+	@echo '  TRIPS=n         make kselftest: repeat the round trips n times'
+	@echo '  MUTANTS="a b"   make mutants: only these files of scripts/mutants'
+
+demo:		## migrate memory to a device and back in a VM, and show what moved
+	@scripts/demo.sh
+
+check:		## run every test, as CI does
+	@scripts/check.sh
+
+tree:		## build/linux: a git tree, one commit for the base, one a patch
+	@scripts/tree.sh
+
+kernel:		## build the kernel with the series (CONFIG=debug or bench)
+	@scripts/kernel.sh "$${CONFIG:-debug}"
+
+kselftest:	## run the kselftest in a VM
+	@scripts/kselftest.sh
+
+bench:		## measure the stock kernel against the series
+	@scripts/bench/bench.sh
+
+lint:		## checkpatch, W=1, sparse, kernel-doc, shellcheck, mirrored files
+	@scripts/lint.sh
+
+mutants:	## break the code on purpose and see that the kselftest notices
+	@scripts/mutants.sh
+
+export:		## write build/linux back to patches/, series and the mirrored files
+	@scripts/export.sh
+
+bisect:		## build every patch by itself, boot those that touch mm/
+	@scripts/bisect.sh
+
+mbox:		## build/series.mbox: the series with its cover letter, for b4
+	@scripts/mbox.sh
+
+clean:		## remove build/, except what cannot be made again
+	@scripts/clean.sh
