@@ -17,7 +17,8 @@ NAME=$(basename "$0" .sh)
 # happens when it is no longer to be had.
 BASE_PACKAGE=linux-source-6.12
 BASE_VERSION=6.12.117-1~deb12u1
-AUTHOR='hmm-migrate maintainers <hmm-migrate@example.org>'
+EMAIL=hmm-migrate@example.org
+AUTHOR="hmm-migrate maintainers <$EMAIL>"
 
 # The directories that mirror the new files of the series.
 MIRRORED=(mm include lib tools Documentation)
@@ -71,7 +72,7 @@ export LOCALVERSION='' KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970' \
 # automatic gc: it would go on in the background and hold our lock.
 export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=$BUILD/gitconfig GIT_PAGER=cat \
 	GIT_EDITOR=false GIT_TERMINAL_PROMPT=0
-printf '%s\n' '[user]' "name = ${AUTHOR% <*}" 'email = hmm-migrate@example.org' \
+printf '%s\n' '[user]' "name = ${AUTHOR% <*}" "email = $EMAIL" \
 	'[safe]' 'directory = *' '[gc]' 'auto = 0' '[maintenance]' 'auto = false' \
 	'[advice]' 'detachedHead = false' '[init]' 'defaultBranch = series' \
 	>"$GIT_CONFIG_GLOBAL.$$"
@@ -206,7 +207,7 @@ scratch()
 		done
 	} | sort -u | git -C "$dir" sparse-checkout set --no-cone --stdin
 	# The tree may have the commits checked out by any name: by id only.
-	git -C "$dir" checkout -q --detach "$(kgit rev-parse "$rev^{commit}")"
+	git -C "$dir" checkout -q --detach "$(kgit rev-parse "$rev^0")"
 	printf '%s' "$dir"
 }
 

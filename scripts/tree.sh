@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# tree.sh [--stock]: makes or updates the kernel tree, build/linux (with KDIR,
+# tree.sh [--quiet | --stock]: makes or updates the kernel tree, build/linux (with KDIR,
 # a clone of it below build/): branch series, one commit for the base (tag
 # base), one a patch. --stock: also build/stock, a worktree of the base.
 
@@ -12,7 +12,7 @@ applied=$STATE/applied-$(basename "$TREE")
 
 remember()
 {
-	printf '%s %s %s\n' "$(kgit rev-parse series)" "$(patches_hash)" "$(kgit rev-parse base^{commit})" >"$applied"
+	printf '%s %s %s\n' "$(kgit rev-parse series)" "$(patches_hash)" "$(kgit rev-parse base^0)" >"$applied"
 }
 
 # The last version of Debian's package that there is: prints it.
@@ -70,6 +70,8 @@ base_from_debian()
 	step "unpacking $BASE_PACKAGE $version" unpack.log 92000 \
 		tar -xvf "$tarball" -C "$new" --strip-components=1 ||
 		die "$tarball could not be unpacked: see $(rel "$LOGS/unpack.log") (it takes 6 GB of disk space)."
+	# Debian's own lines in it ignore everything, new files of ours included.
+	sed -i '/^# Debian packaging: ignore everything/,$d' "$new/.gitignore"
 	git init -q "$new"
 	step "adding it to git" add.log 86000 git -C "$new" add -A -f -v ||
 		die "git could not add the source: see $(rel "$LOGS/add.log")."
@@ -98,7 +100,7 @@ adopt()
 	# Those who work in it commit as the project, and its loose objects do
 	# not set off a gc in the middle of that.
 	git -C "$1" config user.name "${AUTHOR% <*}"
-	git -C "$1" config user.email "$(sed 's/.*<\(.*\)>/\1/' <<<"$AUTHOR")"
+	git -C "$1" config user.email "$EMAIL"
 	git -C "$1" config gc.auto 0
 	rm -rf "$TREE"
 	mv "$1" "$TREE"
@@ -150,7 +152,7 @@ untouched()
 	local head hash base
 	[ -e "$applied" ] || return 1
 	read -r head hash base <"$applied"
-	[ "$(kgit rev-parse HEAD)" = "$head" ] && [ "$(kgit rev-parse base^{commit})" = "$base" ]
+	[ "$(kgit rev-parse HEAD)" = "$head" ] && [ "$(kgit rev-parse base^0)" = "$base" ]
 }
 
 # The patches of the tree, as text, against those in patches/.
@@ -172,11 +174,11 @@ update()
 		say "$(rel "$TREE") is not on its branch 'series' (a rebase in progress?): left as it is"
 		return
 	fi
-	onto=$(kgit rev-parse base^{commit})
+	onto=$(kgit rev-parse base^0)
 	if [ -n "${KDIR-}" ]; then onto=$kdir_head; fi
 	if untouched; then
 		read -r _ hash _ <"$applied"
-		if [ "$hash" = "$(patches_hash)" ] && [ "$onto" = "$(kgit rev-parse base^{commit})" ]; then
+		if [ "$hash" = "$(patches_hash)" ] && [ "$onto" = "$(kgit rev-parse base^0)" ]; then
 			return
 		fi
 		[ -z "$(kgit status --porcelain --untracked-files=no)" ] ||
@@ -193,7 +195,7 @@ update()
 stock()
 {
 	local dir=$BUILD/stock
-	if [ "$(git -C "$dir" rev-parse HEAD 2>/dev/null)" = "$(kgit rev-parse base^{commit})" ] &&
+	if [ "$(git -C "$dir" rev-parse HEAD 2>/dev/null)" = "$(kgit rev-parse base^0)" ] &&
 	   [ -e "$dir/.complete" ]; then
 		return
 	fi
@@ -205,13 +207,13 @@ stock()
 
 need tree
 if [ -n "${KDIR-}" ]; then check_kdir; fi
-if ! kgit rev-parse -q --verify base^{commit} >/dev/null 2>&1; then
+if ! kgit rev-parse -q --verify base^0 >/dev/null 2>&1; then
 	if [ -n "${KDIR-}" ]; then base_from_kdir; else base_from_debian; fi
-	apply_patches "$(kgit rev-parse base^{commit})"
+	apply_patches "$(kgit rev-parse base^0)"
 else
 	update
 fi
 if [ "${1-}" = --stock ]; then stock; fi
-if [ "${HMM_CALLER-tree}" = tree ]; then
+if [ $# -eq 0 ]; then
 	say "$(rel "$TREE"): $(kgit log -1 --format=%s base), and $(kgit rev-list --count base..HEAD) patches"
 fi

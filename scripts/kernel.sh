@@ -1,0 +1,78 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# kernel.sh CONFIG [--stock]: builds the kernel, its modules and its headers
+# for user space in .CONFIG of the kernel tree (--stock: of build/stock).
+# CONFIG is bench (lean) or debug (what the tests run on).
+
+. "$(dirname "$0")/lib.sh"
+NAME=kernel
+
+config=${1-}
+case $config in
+bench)	fragments=(bench) ;;
+debug)	fragments=(bench debug) ;;
+*)	die "CONFIG=$config is not a configuration: there are bench and debug." ;;
+esac
+
+need tree kernel
+if [ "${2-}" = --stock ]; then
+	"$SCRIPTS/tree.sh" --stock
+	tree=$BUILD/stock what=stock
+else
+	"$SCRIPTS/tree.sh" --quiet
+	tree=$TREE what=series
+fi
+
+# The fragments of the configuration, and the series' own options where the
+# tree has them.
+files=()
+for f in "${fragments[@]}"; do
+	files+=("$SCRIPTS/config/$f.config")
+done
+if grep -q '^config TEST_HMM_MIGRATE$' "$tree/lib/Kconfig.debug"; then
+	files+=("$SCRIPTS/config/series.config")
+fi
+
+o=.$config
+label="$what kernel ($config)"
+log=kernel-$what-$config.log
+stamp=$tree/$o/.complete
+
+# The build need not even be looked at when it was finished for this commit.
+state=$(
+	git -C "$tree" rev-parse HEAD
+	cat "${files[@]}" "$0" | sha256sum
+	gcc --version | head -n 1
+)
+if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ] && [ -z "$(git -C "$tree" status --porcelain)" ]; then
+	exit 0
+fi
+rm -f "$stamp"
+
+configure()
+{
+	kmake "$tree" "$o" tinyconfig
+	cd "$tree"
+	scripts/kconfig/merge_config.sh -m -O "$o" "$o/.config" "${files[@]}"
+	kmake "$tree" "$o" olddefconfig
+}
+
+mkdir -p "$tree/$o"
+step "configuring the $label" "config-$what-$config.log" 350 configure ||
+	die "the $label could not be configured: see $(rel "$LOGS/config-$what-$config.log")."
+
+# olddefconfig drops what it cannot have without a word. A later fragment
+# overrides an earlier one.
+declare -A wanted=()
+while IFS='=' read -r option value; do
+	case $option in CONFIG_*) wanted[$option]=$value ;; esac
+done < <(cat "${files[@]}")
+for option in "${!wanted[@]}"; do
+	value=$(sed -n "s/^$option=//p" "$tree/$o/.config")
+	[ "${value:-n}" = "${wanted[$option]}" ] ||
+		die "$option=${wanted[$option]} is requested by scripts/config, but this kernel's configuration says '${value:-n}': see $(rel "$tree/$o/.config")."
+done
+
+step "building the $label" "$log" 2500 kmake "$tree" "$o" all headers_install ||
+	die "the $label does not build: see $(rel "$LOGS/$log")."
+echo "$state" >"$stamp"

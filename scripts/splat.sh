@@ -1,0 +1,55 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# splat.sh LOG...: fails, and shows the first splat, if a kernel log holds one.
+# splat.sh --self-test: sees that each line of splat.test is judged right.
+
+. "$(dirname "$0")/lib.sh"
+
+# What the kernel says when something is wrong, one expression a line. The
+# detectors' own greetings at boot must not match.
+SPLATS='(^|[^a-z])WARNING: |WARNING: CPU: |BUG: |kernel BUG at|BUG at
+KASAN: |KCSAN: |UBSAN: |KFENCE: |KMSAN: 
+Oops|general protection fault|Unable to handle kernel|Kernel panic - not syncing
+possible (circular|recursive|irq lock) |circular locking dependency|inconsistent lock state|lock held when returning
+suspicious RCU usage|invalid wait context|sleeping function called from
+INFO: task .* blocked for more than|INFO: rcu|rcu.*(detected.*stall|stall on CPU|stalls on CPU)|soft lockup|hard LOCKUP
+page_table_check|Bad page state|Bad page map|Bad rss-counter|bad (pmd|pud|p4d|pgd|pte) 
+kmemleak: [0-9]+ new suspected|unreferenced object|Left over .*pages|leaked
+refcount_t: |list_(add|del) corruption|ODEBUG: |Object already free|Poison overwritten|Redzone overwritten
+Call Trace:|cut here \]|DEBUG_LOCKS_WARN_ON|Out of memory: Killed|Memory cgroup out of memory'
+PATTERN=$(paste -sd'|' <<<"$SPLATS")
+
+scan()
+{
+	local log first
+	for log; do
+		first=$(tr -d '\r' <"$log" | grep -n -a -E -m 1 -e "$PATTERN" | cut -d: -f1) || true
+		if [ -n "$first" ]; then
+			say "splat in $(rel "$log"):"
+			tr -d '\r' <"$log" | sed -n "$((first > 2 ? first - 2 : 1)),$((first + 40))p"
+			return 1
+		fi
+	done
+}
+
+# Each line of splat.test stands for a whole log: '+' if it is a splat.
+self_test()
+{
+	local verdict line rc bad=0 n=0 log
+	log=$(mktemp)
+	while read -r verdict line; do
+		case $verdict in [+-]) ;; *) continue ;; esac
+		printf '%s\n' "$line" >"$log"
+		rc=0
+		scan "$log" >/dev/null || rc=$?
+		n=$((n + 1))
+		case $verdict$rc in
+		+1|-0) ;;
+		*)	say "splat.test: judged wrong: $verdict $line"; bad=1 ;;
+		esac
+	done <"$SCRIPTS/splat.test"
+	rm -f "$log"
+	[ $n -gt 0 ] && [ $bad -eq 0 ]
+}
+
+if [ "${1-}" = --self-test ]; then self_test; else scan "$@"; fi
