@@ -21,7 +21,7 @@ help:		## show this list
 	@echo 'Variables:'
 	@echo '  KDIR=/path      your own 6.12.y git tree instead of Debian'\''s source'
 	@echo '  CONFIG=bench    make kernel: the lean kernel (default: debug)'
-	@echo '  TESTS="a b"     make kselftest: only the tests whose name matches a or b'
+	@echo '  TESTS="a b"     make kselftest: only tests a and b, by name or as the TAP says'
 	@echo '  TRIPS=n         make kselftest: repeat the round trips n times'
 	@echo '  MUTANTS="a b"   make mutants: only these files of scripts/mutants'
 

@@ -26,12 +26,12 @@ usage()
 	exit 2
 }
 
-kernel='' run='' log='' files=() cpus=2 mem=2G nodes='' timeout=600 append='' show=/dev/stdout
+kernel='' run='' log='' files=() cpus=2 mem=2G nodes='' timeout=600 append='' show=yes
 accel=(-accel 'tcg,thread=multi')
 while [ $# -gt 0 ]; do
 	case $1 in
 	--icount)	cpus=1 accel=(-accel tcg -icount 'shift=0,sleep=off') ;;
-	--quiet)	show=/dev/null ;;
+	--quiet)	show='' ;;
 	--kernel|--run|--log|--file|--cpus|--mem|--nodes|--timeout|--append)
 		[ $# -ge 2 ] || usage
 		case $1 in
@@ -99,7 +99,11 @@ timeout --foreground -k 5 "$timeout" qemu-system-x86_64 -M q35 -cpu 'qemu64,+pdp
 	-kernel "$kernel" -initrd "$root/initrd.gz" \
 	-append "console=ttyS0 panic=-1 oops=panic loglevel=8 ignore_loglevel printk.time=1 $append" \
 	</dev/null 2>"$log/qemu.log" | tee "$log/output.log" |
-	sed -u -e '/^$/{N;/\n@@ vm: exit status/d}' -e '/^@@ vm: exit status/d' >"$show" || rc=$?
+	if [ -n "$show" ]; then
+		sed -u -e '/^$/{N;/\n@@ vm: exit status/d}' -e '/^@@ vm: exit status/d'
+	else
+		cat >/dev/null
+	fi || rc=$?
 took=$((SECONDS - begin))
 
 # The splat first: it is the reason for all else.

@@ -1,0 +1,106 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Builds the series' kselftest, runs it in a VM on the debug kernel, and judges
+# its TAP and the kernel's log. In the environment:
+#   TESTS            tests to run: names for all fixtures and variants (holes),
+#                    or full ones as in the TAP (hmm_migrate.private.holes)
+#   TRIPS            how often the tests that repeat do so
+#   KSELFTEST_CONFIG the kernel's configuration (debug)
+#   KSELFTEST_TREE   where the built kernel tree is, if not the usual one
+#   KSELFTEST_LOG    where the logs go, if not build/log/kselftest
+
+. "$(dirname "$0")/lib.sh"
+NAME=kselftest
+
+config=${KSELFTEST_CONFIG:-debug}
+log=${KSELFTEST_LOG:-$LOGS/kselftest}
+out=$log/output.log
+mkdir -p "$log"
+rm -f "$log/tally" "$out"
+
+need kernel vm
+if [ -n "${KSELFTEST_TREE-}" ]; then
+	tree=$KSELFTEST_TREE
+else
+	tree=$TREE
+	"$SCRIPTS/kernel.sh" "$config"
+fi
+o=.$config
+test=$tree/tools/testing/selftests/mm/hmm_migrate.c
+[ -e "$test" ] ||
+	die "the series has no ${test#"$tree/"} yet: there is nothing to run."
+static_program "$tree" "$o" "$test" "$tree/$o/hmm_migrate" >"$LOGS/kselftest-build.log" 2>&1 ||
+	die "${test#"$tree/"} does not build: see $(rel "$LOGS/kselftest-build.log")."
+
+filters=''
+for t in ${TESTS-}; do
+	case $t in
+	*.*)	filters+=" -r $t" ;;
+	*)	filters+=" -t $t" ;;
+	esac
+done
+
+# kmemleak takes what it finds for a leak only at its second look, and never
+# what is younger than five seconds.
+cat >"$log/run" <<E2
+leaks=/sys/kernel/debug/kmemleak
+export HMM_MIGRATE_TRIPS=${TRIPS-}
+[ -n "\$HMM_MIGRATE_TRIPS" ] || unset HMM_MIGRATE_TRIPS
+insmod /lib/test_hmm_migrate.ko || exit 100
+hmm_migrate$filters
+rc=\$?
+rmmod test_hmm_migrate || exit 101
+if [ -e \$leaks ] && grep -qv kmemleak=off /proc/cmdline; then
+	echo '# looking for memory leaks'
+	echo scan >\$leaks
+	sleep 6
+	echo scan >\$leaks
+	[ -z "\$(cat \$leaks)" ] || { cat \$leaks; exit 102; }
+fi
+exit \$rc
+E2
+
+say "running the kselftest on the $config kernel"
+vm=0
+"$SCRIPTS/vm.sh" --kernel "$tree/$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" \
+	--file "$tree/$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko" \
+	--file "$tree/$o/hmm_migrate:/bin/hmm_migrate" \
+	--timeout "${KSELFTEST_TIMEOUT:-1500}" --append "${KSELFTEST_APPEND-}" || vm=$?
+
+# Every planned test must have a result. A result's line is
+#   [not ]ok NUMBER NAME [# SKIP REASON]
+tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tally" '
+	BEGIN {
+		while ((getline line <skips) > 0)
+			if (split(line, w, " ") > 1 && w[1] !~ /^#/)
+				allowed[w[1]] = 1
+	}
+	/^1\.\.[0-9]+/ { plan = substr($1, 4) + 0; planned = 1 }
+	/^not ok [0-9]+ / { failed[nfailed++] = $4; next }
+	/^ok [0-9]+ .*# *SKIP/ {
+		if ($3 in allowed)
+			nskipped++
+		else {
+			print "skipped, and not listed in scripts/kselftest.skips: " $3
+			failed[nfailed++] = $3
+		}
+		next
+	}
+	/^ok [0-9]+ / { npassed++ }
+	END {
+		missing = plan - npassed - nfailed - nskipped
+		printf "%d %d %d\n", npassed, nfailed + (missing > 0 ? missing : 0), nskipped >tally
+		for (i = 0; i < nfailed; i++)
+			print "failed: " failed[i]
+		if (!planned || plan == 0)
+			print "no test ran at all"
+		else if (missing)
+			print "the plan is " plan " tests, the results are " plan - missing
+		exit nfailed || missing || !plan
+	}' >"$log/verdict" || vm=1
+cat "$log/verdict"
+
+read -r passed failed skipped <"$log/tally"
+[ $vm -eq 0 ] ||
+	die "$passed passed, $failed failed, $skipped skipped, and the run as a whole failed: see $(rel "$out") and $(rel "$log/console.log")."
+say "kselftest: $passed passed, $failed failed, $skipped skipped"

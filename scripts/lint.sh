@@ -1,0 +1,218 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Everything that can be said about the patches without running them. Results
+# are cached by what they depend on. --tally FILE: also writes how many checks
+# passed and failed.
+
+. "$(dirname "$0")/lib.sh"
+NAME=lint
+
+cache=$BUILD/lint
+o=.lint
+passed=0 failed=0
+mkdir -p "$cache/ok"
+
+ok()
+{
+	passed=$((passed + 1))
+}
+
+finding()
+{
+	failed=$((failed + 1))
+	say "lint: $*"
+}
+
+# cached KEY COMMAND...: runs it, unless it has succeeded with this key.
+cached()
+{
+	local key
+	key=$(printf %s "$1" | sha256sum | cut -c1-32)
+	shift
+	[ ! -e "$cache/ok/$key" ] || return 0
+	"$@" || return 1
+	touch "$cache/ok/$key"
+}
+
+# Each line that comes in is one finding of the check NAME.
+report()
+{
+	local n=0 line
+	while IFS= read -r line; do
+		say "lint: $1: $line"
+		n=$((n + 1))
+	done
+	[ $n -eq 0 ]
+}
+
+agree()
+{
+	local line n=0 list
+	list=$(patch_files | sed 's|.*/||')
+	if [ "$list" = "$(cat "$ROOT/series" 2>/dev/null)" ]; then
+		ok
+	else
+		finding "series does not list exactly the files of patches/, in order: run 'make export'"
+	fi
+	if ! base_is_pinned; then
+		say "lint: not on $BASE_PACKAGE $BASE_VERSION: patches/ and the mirrored files are not compared with the tree"
+		return
+	fi
+	rm -rf "$BUILD/lint/export"
+	"$SCRIPTS/export.sh" --to "$BUILD/lint/export" >"$LOGS/lint-export.log" 2>&1 || {
+		finding "$(tail -n 1 "$LOGS/lint-export.log")"
+		return
+	}
+	while IFS= read -r line; do
+		finding "$line: run 'make export', or 'make tree' if patches/ is right"
+		n=1
+	done < <(for f in patches series MAINTAINERS.fragment "${MIRRORED[@]}"; do
+		[ -e "$ROOT/$f" ] || [ -e "$BUILD/lint/export/$f" ] || continue
+		diff -q -r --no-dereference --exclude='cover-letter*' "$BUILD/lint/export/$f" "$ROOT/$f" 2>&1 |
+			sed -e "s|$BUILD/lint/export|the tree's|g" -e "s|$ROOT/||g" || true
+	done)
+	[ $n -ne 0 ] || ok
+}
+
+checkpatch()
+{
+	(cd "$TREE" && scripts/checkpatch.pl -q --strict --no-tree --show-types "$1" 2>&1 || true) |
+		grep -v '^$' | report "checkpatch $(rel "$1")"
+}
+
+# compile TREE OUTPUT FILE...: the messages of W=1 and sparse, without line
+# numbers, which a patch shifts.
+compile()
+{
+	local tree=$1 out=$2 f objects=()
+	shift 2
+	for f; do
+		if [ -e "$tree/$f" ]; then objects+=("${f%.c}.o"); fi
+	done
+	: >"$out"
+	[ ${#objects[@]} -gt 0 ] || return 0
+	# Make does not build again what is up to date, and says nothing then.
+	(cd "$tree/$o" && rm -f "${objects[@]}")
+	kmake "$tree" "$o" -k W=1 C=2 "${objects[@]}" >"$out.log" 2>&1 || {
+		say "lint: the touched files do not compile: see $(rel "$out.log")"
+		return 1
+	}
+	grep -E ': (warning|error|note):|: (warning|error): ' "$out.log" |
+		sed -E 's|^(\.\./)+||; s|:[0-9]+(:[0-9]+)?:|:|g' | sort -u >"$out" || true
+}
+
+configured()
+{
+	local tree=$1 label=$2
+	if [ "$(cat "$tree/$o/.configured" 2>/dev/null)" = "$config_key" ]; then return; fi
+	prepare()
+	{
+		local files=("$SCRIPTS/config/bench.config" "$SCRIPTS/config/debug.config")
+		if [ "$tree" = "$TREE" ]; then files+=("$SCRIPTS/config/series.config"); fi
+		kmake "$tree" "$o" tinyconfig
+		cd "$tree"
+		scripts/kconfig/merge_config.sh -m -O "$o" "$o/.config" "${files[@]}"
+		kmake "$tree" "$o" olddefconfig
+		kmake "$tree" "$o" prepare modules_prepare
+	}
+	mkdir -p "$tree/$o"
+	step "preparing to compile ($label)" "lint-$label.log" 900 prepare ||
+		die "the kernel cannot be prepared for lint: see $(rel "$LOGS/lint-$label.log")."
+	echo "$config_key" >"$tree/$o/.configured"
+}
+
+# No message of the compiler or of sparse that the base lacks.
+compare_messages()
+{
+	local files=("$@")
+	"$SCRIPTS/tree.sh" --stock
+	configured "$TREE" series
+	compile "$TREE" "$cache/series.messages" "${files[@]}" || return 1
+	: >"$cache/base.messages"
+	# Only if there is something to excuse.
+	if [ -s "$cache/series.messages" ]; then
+		configured "$BUILD/stock" stock
+		compile "$BUILD/stock" "$cache/base.messages" "${files[@]}" || return 1
+	fi
+	comm -23 "$cache/series.messages" "$cache/base.messages" | report 'compiler or sparse'
+}
+
+kernel_doc()
+{
+	local f tree
+	for tree in "$TREE" base; do
+		for f; do
+			if [ "$tree" != base ]; then
+				cat "$TREE/$f" >"$cache/doc.c"
+			else
+				kgit cat-file blob "base:$f" >"$cache/doc.c" 2>/dev/null || continue
+			fi
+			"$TREE/scripts/kernel-doc" -none -Wall "$cache/doc.c" 2>&1 | sed -E "s|.*doc\.c:[0-9]+|$f|"
+		done | sort -u >"$cache/doc.$(basename "$tree")"
+	done
+	comm -23 "$cache/doc.$(basename "$TREE")" "$cache/doc.base" | report kernel-doc
+}
+
+scripts_clean()
+{
+	{
+		shellcheck --color=never -f gcc "${shell[@]}" 2>&1 || true
+		grep -nE '[[:blank:]]+$' "${shell[@]}" "$ROOT/Makefile" | sed 's|:.*||; s|$|: trailing blanks|' | sort -u || true
+	} | sed "s|$ROOT/||g" | report shellcheck
+}
+
+need tree kernel lint
+"$SCRIPTS/tree.sh" --quiet
+
+agree
+
+while read -r p; do
+	if cached "checkpatch $(sha256sum <"$p") $(sha256sum <"$TREE/scripts/checkpatch.pl")" checkpatch "$p"; then
+		ok
+	else
+		failed=$((failed + 1))
+	fi
+done < <(patch_files)
+
+# A patch that adds or deletes files says in MAINTAINERS whose they are.
+while read -r c; do
+	if [ -n "$(kgit diff-tree -r --no-renames --diff-filter=AD --name-only "$c^" "$c")" ] &&
+	   [ -z "$(kgit diff-tree -r --name-only "$c^" "$c" -- MAINTAINERS)" ]; then
+		finding "'$(kgit log -1 --format=%s "$c")' adds or deletes files and does not touch MAINTAINERS"
+	else
+		ok
+	fi
+done < <(kgit rev-list --reverse base..HEAD)
+
+mapfile -t sources < <(kgit diff --no-renames --diff-filter=AM --name-only base HEAD -- '*.c' '*.h')
+compiled=()
+for f in "${sources[@]}"; do
+	case $f in
+	tools/*|scripts/*|samples/*|*.h) ;;
+	*)	compiled+=("$f") ;;
+	esac
+done
+config_key=$(cat "$SCRIPTS"/config/*.config "$0" | sha256sum; gcc --version | head -n 1; kgit rev-parse base^0)
+tree_key="$config_key $(kgit rev-parse 'HEAD^{tree}')"
+dirty=$(kgit status --porcelain)
+if [ -n "$dirty" ]; then tree_key+=$(date +%s%N); fi
+
+if [ ${#compiled[@]} -gt 0 ]; then
+	if cached "compile $tree_key" compare_messages "${compiled[@]}"; then ok; else failed=$((failed + 1)); fi
+fi
+if [ ${#sources[@]} -gt 0 ]; then
+	if cached "kernel-doc $tree_key" kernel_doc "${sources[@]}"; then ok; else failed=$((failed + 1)); fi
+fi
+
+mapfile -t shell < <(find "$SCRIPTS" "$ROOT/.ci" -type f -exec grep -lE -m1 '^#!/bin/(ba|busybox )?sh|^# shellcheck shell=' {} + | sort)
+if cached "shellcheck $(shellcheck --version) $(cat "${shell[@]}" "$ROOT/Makefile" | sha256sum)" scripts_clean; then
+	ok
+else
+	failed=$((failed + 1))
+fi
+if "$SCRIPTS/splat.sh" --self-test; then ok; else finding "splat.sh does not judge splat.test right"; fi
+
+if [ "${1-}" = --tally ]; then echo "$passed $failed 0" >"$2"; fi
+[ $failed -eq 0 ] ||
+	die "$failed of $((passed + failed)) checks failed: the findings are above."
+say "lint: $passed checks passed"
