@@ -9,8 +9,7 @@ NAME=kernel
 
 config=${1-}
 case $config in
-bench)	fragments=(bench) ;;
-debug)	fragments=(bench debug) ;;
+bench|debug) ;;
 *)	die "CONFIG=$config is not a configuration: there are bench and debug." ;;
 esac
 
@@ -23,16 +22,7 @@ else
 	tree=$TREE what=series
 fi
 
-# The fragments of the configuration, and the series' own options where the
-# tree has them.
-files=()
-for f in "${fragments[@]}"; do
-	files+=("$SCRIPTS/config/$f.config")
-done
-if grep -q '^config TEST_HMM_MIGRATE$' "$tree/lib/Kconfig.debug"; then
-	files+=("$SCRIPTS/config/series.config")
-fi
-
+mapfile -t files < <(fragments "$config" "$tree")
 o=.$config
 label="$what kernel ($config)"
 log=kernel-$what-$config.log
@@ -49,16 +39,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ] && [ -z "$(git -C "$tree" status
 fi
 rm -f "$stamp"
 
-configure()
-{
-	kmake "$tree" "$o" tinyconfig
-	cd "$tree"
-	scripts/kconfig/merge_config.sh -m -O "$o" "$o/.config" "${files[@]}"
-	kmake "$tree" "$o" olddefconfig
-}
-
 mkdir -p "$tree/$o"
-step "configuring the $label" "config-$what-$config.log" 350 configure ||
+step "configuring the $label" "config-$what-$config.log" 350 configure "$tree" "$o" "${files[@]}" ||
 	die "the $label could not be configured: see $(rel "$LOGS/config-$what-$config.log")."
 
 # olddefconfig drops what it cannot have without a word. A later fragment

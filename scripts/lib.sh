@@ -102,6 +102,27 @@ kmake()
 	make -C "$tree" -j"$(nproc)" O="$tree/$o" CC='ccache gcc' HOSTCC='ccache gcc' "$@"
 }
 
+# configure TREE O FRAGMENT...: tinyconfig with these files on top.
+configure()
+{
+	local tree=$1 o=$2
+	shift 2
+	kmake "$tree" "$o" tinyconfig
+	(cd "$tree" && scripts/kconfig/merge_config.sh -m -O "$o" "$o/.config" "$@")
+	kmake "$tree" "$o" olddefconfig
+}
+
+# The fragments of configuration $1 for tree $2, one a line: the series' own
+# options only where the tree has them.
+fragments()
+{
+	echo "$SCRIPTS/config/bench.config"
+	if [ "$1" = debug ]; then echo "$SCRIPTS/config/debug.config"; fi
+	if grep -q '^config TEST_HMM_MIGRATE$' "$2/lib/Kconfig.debug"; then
+		echo "$SCRIPTS/config/series.config"
+	fi
+}
+
 need()
 {
 	"$SCRIPTS/packages.sh" "$@"

@@ -76,8 +76,10 @@ agree()
 
 checkpatch()
 {
-	(cd "$TREE" && scripts/checkpatch.pl -q --strict --no-tree --show-types "$1" 2>&1 || true) |
-		grep -v '^$' | report "checkpatch $(rel "$1")"
+	(
+		cd "$TREE"
+		scripts/checkpatch.pl -q --strict --terse --show-types "$1" 2>&1 || true
+	) | sed "s|^$ROOT/||; /^total: /d; /^$/d" | report checkpatch
 }
 
 # compile TREE OUTPUT FILE...: the messages of W=1 and sparse, without line
@@ -101,24 +103,22 @@ compile()
 		sed -E 's|^(\.\./)+||; s|:[0-9]+(:[0-9]+)?:|:|g' | sort -u >"$out" || true
 }
 
-configured()
+prepare()
+{
+	local files
+	mapfile -t files < <(fragments debug "$1")
+	configure "$1" "$o" "${files[@]}"
+	kmake "$1" "$o" prepare modules_prepare
+}
+
+prepared()
 {
 	local tree=$1 label=$2
-	if [ "$(cat "$tree/$o/.configured" 2>/dev/null)" = "$config_key" ]; then return; fi
-	prepare()
-	{
-		local files=("$SCRIPTS/config/bench.config" "$SCRIPTS/config/debug.config")
-		if [ "$tree" = "$TREE" ]; then files+=("$SCRIPTS/config/series.config"); fi
-		kmake "$tree" "$o" tinyconfig
-		cd "$tree"
-		scripts/kconfig/merge_config.sh -m -O "$o" "$o/.config" "${files[@]}"
-		kmake "$tree" "$o" olddefconfig
-		kmake "$tree" "$o" prepare modules_prepare
-	}
+	if [ "$(cat "$tree/$o/.prepared" 2>/dev/null)" = "$config_key" ]; then return; fi
 	mkdir -p "$tree/$o"
-	step "preparing to compile ($label)" "lint-$label.log" 900 prepare ||
+	step "preparing to compile ($label)" "lint-$label.log" 900 prepare "$tree" ||
 		die "the kernel cannot be prepared for lint: see $(rel "$LOGS/lint-$label.log")."
-	echo "$config_key" >"$tree/$o/.configured"
+	echo "$config_key" >"$tree/$o/.prepared"
 }
 
 # No message of the compiler or of sparse that the base lacks.
@@ -126,12 +126,12 @@ compare_messages()
 {
 	local files=("$@")
 	"$SCRIPTS/tree.sh" --stock
-	configured "$TREE" series
+	prepared "$TREE" series
 	compile "$TREE" "$cache/series.messages" "${files[@]}" || return 1
 	: >"$cache/base.messages"
 	# Only if there is something to excuse.
 	if [ -s "$cache/series.messages" ]; then
-		configured "$BUILD/stock" stock
+		prepared "$BUILD/stock" stock
 		compile "$BUILD/stock" "$cache/base.messages" "${files[@]}" || return 1
 	fi
 	comm -23 "$cache/series.messages" "$cache/base.messages" | report 'compiler or sparse'

@@ -9,7 +9,7 @@ declare -A GROUP=(
 	[tree]='git ca-certificates xz-utils tar'
 	[kernel]='build-essential flex bison bc libelf-dev libssl-dev cpio rsync ccache kmod python3'
 	[vm]='qemu-system-x86 busybox-static cpio'
-	[lint]='perl python3 sparse shellcheck'
+	[lint]='perl python3 python3-ply python3-git sparse shellcheck'
 	[patches]='quilt b4'
 	[bench]='gnuplot-nox python3'
 )
@@ -29,6 +29,8 @@ declare -A TRIES=(
 	[kmod]='command -v depmod'
 	[libelf-dev]='test -e /usr/include/libelf.h'
 	[libssl-dev]='test -e /usr/include/openssl/ssl.h'
+	[python3-git]='python3 -c import\ git'
+	[python3-ply]='python3 -c import\ ply'
 	[qemu-system-x86]='command -v qemu-system-x86_64'
 	[xz-utils]='command -v xz'
 )

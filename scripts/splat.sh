@@ -8,12 +8,12 @@
 # What the kernel says when something is wrong, one expression a line. The
 # detectors' own greetings at boot must not match.
 SPLATS='(^|[^a-z])WARNING: |WARNING: CPU: |BUG: |kernel BUG at|BUG at
-KASAN: |KCSAN: |UBSAN: |KFENCE: |KMSAN: 
+KASAN: |KCSAN: |UBSAN: |KFENCE: |KMSAN:
 Oops|general protection fault|Unable to handle kernel|Kernel panic - not syncing
 possible (circular|recursive|irq lock) |circular locking dependency|inconsistent lock state|lock held when returning
 suspicious RCU usage|invalid wait context|sleeping function called from
 INFO: task .* blocked for more than|INFO: rcu|rcu.*(detected.*stall|stall on CPU|stalls on CPU)|soft lockup|hard LOCKUP
-page_table_check|Bad page state|Bad page map|Bad rss-counter|bad (pmd|pud|p4d|pgd|pte) 
+page_table_check|Bad page state|Bad page map|Bad rss-counter|bad (pmd|pud|p4d|pgd|pte)[ (]
 kmemleak: [0-9]+ new suspected|unreferenced object|Left over .*pages|leaked
 refcount_t: |list_(add|del) corruption|ODEBUG: |Object already free|Poison overwritten|Redzone overwritten
 Call Trace:|cut here \]|DEBUG_LOCKS_WARN_ON|Out of memory: Killed|Memory cgroup out of memory'

@@ -1,0 +1,110 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Breaks the code on purpose, a patch of scripts/mutants at a time, and sees
+# that the kselftest fails for it. The patches say in their head:
+#   Mutant: what is broken
+#   Noticed-by: the test, as in the TAP, that has to fail for it;
+#               or 'splat: REGEX', which the kernel's log has to match;
+#               or 'output: REGEX', which the output has to match
+# There can be several Noticed-by: each must. Only the tests that they name are
+# run, or all if none is named.
+
+. "$(dirname "$0")/lib.sh"
+NAME=mutants
+
+need tree kernel vm
+config=${KSELFTEST_CONFIG:-debug}
+"$SCRIPTS/kernel.sh" "$config"
+
+tree=$BUILD/mutants/linux
+mkdir -p "$tree"
+table=$BUILD/mutants/table
+: >"$table"
+
+mapfile -t mutants < <(
+	if [ -n "${MUTANTS-}" ]; then
+		for m in $MUTANTS; do echo "$SCRIPTS/mutants/$(basename "$m" .patch).patch"; done
+	else
+		find "$SCRIPTS/mutants" -name '*.patch' | sort
+	fi
+)
+[ ${#mutants[@]} -gt 0 ] ||
+	die "scripts/mutants holds no patch: there is nothing to break the code with."
+
+# A copy of the tree with what was built in it, and the times of all files:
+# what the last mutant left is undone, source and object, and nothing else is
+# built again. build/linux itself is never touched.
+fresh()
+{
+	rsync -a --delete --exclude=/.git --exclude='/.bench' --exclude='/.debug' --exclude='/.lint' \
+		"$TREE/" "$tree/"
+	rsync -a --delete "$TREE/.$config/" "$tree/.$config/"
+}
+
+field()
+{
+	sed -n "/^---/q; s/^$1: *//p" "$2"
+}
+
+# Prints by what mutant $1 was noticed, or fails with the reason.
+try()
+{
+	local m=$1 name log by tests=() noticed=()
+	name=$(basename "$m" .patch)
+	log=$LOGS/mutants/$name
+	mkdir -p "$log"
+	[ -e "$m" ] || { echo "there is no scripts/mutants/$name.patch"; return 1; }
+	if [ -z "$(field Mutant "$m")" ] || [ -z "$(field Noticed-by "$m")" ]; then
+		echo "its head lacks Mutant: or Noticed-by:"
+		return 1
+	fi
+	fresh
+	git -C "$tree" --git-dir="$TREE/.git" --work-tree="$tree" apply "$m" 2>"$log/apply.log" ||
+		{ echo "it does not apply to the series any more: see $(rel "$log/apply.log")"; return 1; }
+	kmake "$tree" ".$config" all >"$log/build.log" 2>&1 ||
+		{ echo "it does not build: see $(rel "$log/build.log")"; return 1; }
+	while read -r by; do
+		case $by in
+		splat:*|output:*) ;;
+		*)	tests+=("$by") ;;
+		esac
+	done < <(field Noticed-by "$m")
+	if TESTS="${tests[*]}" KSELFTEST_TREE=$tree KSELFTEST_LOG=$log KSELFTEST_CONFIG=$config \
+	   "$SCRIPTS/kselftest.sh" >"$log/kselftest.log" 2>&1; then
+		echo "nothing noticed it: see $(rel "$log/kselftest.log")"
+		return 1
+	fi
+	while read -r by; do
+		case $by in
+		splat:*)	grep -qaE -e "${by#splat: }" "$log/console.log" ;;
+		output:*)	grep -qaE -e "${by#output: }" "$log/output.log" ;;
+		*)		tr -d '\r' <"$log/output.log" | grep -qE "^not ok [0-9]+ ${by//./\\.}( |$)" ;;
+		esac || { echo "the run failed, but '$by' did not notice it: see $(rel "$log/kselftest.log")"; return 1; }
+		noticed+=("$by")
+	done < <(field Noticed-by "$m")
+	(IFS=','; echo "${noticed[*]}")
+}
+
+survived=0 n=0
+for m in "${mutants[@]}"; do
+	n=$((n + 1))
+	name=$(basename "$m" .patch)
+	say "$n/${#mutants[@]} $name: $(field Mutant "$m" 2>/dev/null)"
+	# Not in a condition: set -e shall hold in it.
+	rc=0
+	by=$(set -e; try "$m") || rc=$?
+	if [ $rc -eq 0 ]; then
+		verdict=noticed
+	else
+		verdict=SURVIVED
+		survived=$((survived + 1))
+	fi
+	printf '%-9s %-32s %s\n' "$verdict" "$name" "$by" | tee -a "$table"
+done
+
+say
+say 'mutants:'
+cat "$table"
+[ $survived -eq 0 ] ||
+	die "$survived of ${#mutants[@]} mutants were not noticed as they should be: the reasons are in the table."
+say "mutants: all ${#mutants[@]} noticed"
