@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Runs in the VM: prepares memory of each kind, sends it to the device and
+ * back, and prints what each trip cost, one JSON object a line. What the
+ * figures mean, and whether they are good, is for the host to say.
+ *
+ * bench trips          each folio size, with and without copying the contents
+ * bench ranges         4 KiB pages, ranges of 2 MiB to 512 MiB
+ * bench shootdowns     TLB shootdowns while other threads of the process run
+ */
+#include <dirent.h>
+#include <err.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "module/hmm_migrate_bench.h"
+
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+#define KIB		1024UL
+#define MIB		(1024 * KIB)
+#define PAGE		(4 * KIB)
+#define HUGE		(2 * MIB)
+#define THP		"/sys/kernel/mm/transparent_hugepage/"
+#define TRIP_LENGTH	(16 * MIB)
+#define TRIPS		2
+#define BUSY		3
+
+/* Bits of /proc/kpageflags. */
+#define KPF_COMPOUND_HEAD	15
+#define KPF_COMPOUND_TAIL	16
+
+static const struct kind {
+	const char *name;
+	unsigned int order;
+} kinds[] = {
+	{ "4k", 0 },
+	{ "16k", 2 },
+	{ "64k", 4 },
+	{ "1m", 8 },
+	{ "2m", 9 },
+};
+
+struct orders {
+	__u64 folios[HMM_MIGRATE_BENCH_ORDERS];
+};
+
+static int device;
+
+static void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+		err(1, "%s can't be set to '%s'", path, text);
+	close(fd);
+}
+
+/*
+ * Let new anonymous memory come in folios of this order, and no other; 0 for
+ * pages only.
+ */
+static void set_folio_order(unsigned int order)
+{
+	struct dirent *entry;
+	char path[512];
+	DIR *dir;
+
+	dir = opendir(THP);
+	if (!dir)
+		err(1, THP);
+	while ((entry = readdir(dir))) {
+		unsigned long kib;
+
+		if (sscanf(entry->d_name, "hugepages-%lukB", &kib) != 1)
+			continue;
+		snprintf(path, sizeof(path), THP "%s/enabled", entry->d_name);
+		/* Some sizes are only for shared memory. */
+		if (access(path, F_OK))
+			continue;
+		write_file(path, order && kib == (4UL << order) ? "always" : "never");
+	}
+	closedir(dir);
+}
+
+static unsigned char *map_aligned(unsigned long length)
+{
+	unsigned char *raw;
+	uintptr_t start;
+
+	raw = mmap(NULL, length + HUGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (raw == MAP_FAILED)
+		err(1, "%lu MiB can't be mapped", length / MIB);
+	start = ((uintptr_t)raw + HUGE - 1) & ~(HUGE - 1);
+	if (start > (uintptr_t)raw)
+		munmap(raw, start - (uintptr_t)raw);
+	munmap((void *)(start + length), (uintptr_t)raw + HUGE - start);
+	return (void *)start;
+}
+
+/* Each word of the range is different, so that no page passes for another. */
+static void fill(unsigned char *memory, unsigned long length)
+{
+	unsigned long *words = (unsigned long *)memory;
+	unsigned long i;
+
+	for (i = 0; i < length / sizeof(*words); i++)
+		words[i] = i * 0x9e3779b97f4a7c15;
+}
+
+static void verify(unsigned char *memory, unsigned long length)
+{
+	unsigned long *words = (unsigned long *)memory;
+	unsigned long i;
+
+	for (i = 0; i < length / sizeof(*words); i++) {
+		if (words[i] != i * 0x9e3779b97f4a7c15)
+			errx(1, "contents lost at byte %#lx of the range",
+			     i * sizeof(*words));
+	}
+}
+
+/* A page table walk is enough to populate; filling costs more, in the VM. */
+static void touch(unsigned char *memory, unsigned long length)
+{
+	unsigned long i;
+
+	for (i = 0; i < length; i += PAGE)
+		memory[i] = 1;
+}
+
+static int open_or_die(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+
+	if (fd < 0)
+		err(1, "%s", path);
+	return fd;
+}
+
+static void read_words(int fd, unsigned long *words, unsigned long n,
+		       unsigned long first)
+{
+	ssize_t bytes = n * sizeof(*words);
+
+	if (pread(fd, words, bytes, first * sizeof(*words)) != bytes)
+		err(1, "pagemap or kpageflags can't be read");
+}
+
+/*
+ * What folios a range of system memory consists of: the truth, where the
+ * settings are only a wish. A folio counts if all of it is mapped, in order.
+ */
+static void count_orders(const unsigned char *memory, unsigned long length,
+			 struct orders *orders)
+{
+	int pagemap = open_or_die("/proc/self/pagemap");
+	int kpageflags = open_or_die("/proc/kpageflags");
+	unsigned long i, n = length / PAGE, size;
+	unsigned long *flags, *pfns;
+
+	memset(orders, 0, sizeof(*orders));
+	pfns = calloc(n, sizeof(*pfns));
+	flags = calloc(n, sizeof(*flags));
+	if (!pfns || !flags)
+		err(1, "calloc");
+	read_words(pagemap, pfns, n, (uintptr_t)memory / PAGE);
+	for (i = 0; i < n; i++) {
+		/* Not present: an entry of a device, or nothing. */
+		if (!(pfns[i] >> 63))
+			continue;
+		pfns[i] &= (1ULL << 55) - 1;
+		read_words(kpageflags, &flags[i], 1, pfns[i]);
+	}
+	for (i = 0; i < n; i += size) {
+		size = 1;
+		if (!pfns[i] || flags[i] >> KPF_COMPOUND_TAIL & 1)
+			continue;
+		if (flags[i] >> KPF_COMPOUND_HEAD & 1)
+			while (i + size < n && pfns[i + size] == pfns[i] + size &&
+			       flags[i + size] >> KPF_COMPOUND_TAIL & 1)
+				size++;
+		orders->folios[__builtin_ctzl(size)]++;
+	}
+	free(flags);
+	free(pfns);
+	close(kpageflags);
+	close(pagemap);
+}
+
+static bool only_order(const struct orders *orders, unsigned int order,
+		       unsigned long length)
+{
+	return orders->folios[order] == length / (PAGE << order);
+}
+
+static void send(unsigned char *memory, unsigned long length, bool back,
+		 bool copy, struct hmm_migrate_bench_trip *trip)
+{
+	memset(trip, 0, sizeof(*trip));
+	trip->addr = (uintptr_t)memory;
+	trip->length = length;
+	trip->chunk = length;
+	trip->flags = (back ? HMM_MIGRATE_BENCH_BACK : 0) |
+		      (copy ? HMM_MIGRATE_BENCH_COPY : 0);
+	if (ioctl(device, HMM_MIGRATE_BENCH_TRIP, trip))
+		err(1, "the %s of %lu MiB failed", back ? "return" : "migration",
+		    length / MIB);
+}
+
+static void print_orders(const char *name, const __u64 *folios)
+{
+	const char *comma = "";
+	unsigned int i;
+
+	printf(",\"%s\":{", name);
+	for (i = 0; i < HMM_MIGRATE_BENCH_ORDERS; i++) {
+		if (!folios[i])
+			continue;
+		printf("%s\"%u\":%llu", comma, i, folios[i]);
+		comma = ",";
+	}
+	printf("}");
+}
+
+static void print_trip(const char *what, const char *name, unsigned int nr,
+		       const struct hmm_migrate_bench_trip *trip,
+		       const struct orders *before, const struct orders *after)
+{
+	printf("{\"what\":\"%s\",\"case\":\"%s\",\"trip\":%u", what, name, nr);
+	printf(",\"direction\":\"%s\"",
+	       trip->flags & HMM_MIGRATE_BENCH_BACK ? "back" : "out");
+	printf(",\"copied\":%s",
+	       trip->flags & HMM_MIGRATE_BENCH_COPY ? "true" : "false");
+	printf(",\"asked\":%llu,\"moved\":%llu",
+	       trip->length / PAGE, trip->moved);
+	printf(",\"calls\":%llu,\"clock\":%llu",
+	       trip->calls, trip->clock);
+	printf(",\"setup\":%llu,\"copy\":%llu",
+	       trip->setup, trip->copy);
+	printf(",\"pages\":%llu,\"finalize\":%llu",
+	       trip->pages, trip->finalize);
+	print_orders("from", trip->from);
+	print_orders("to", trip->to);
+	print_orders("before", before->folios);
+	print_orders("after", after->folios);
+	printf("}\n");
+}
+
+static void do_kind(const struct kind *kind, bool copy)
+{
+	struct hmm_migrate_bench_trip out, back;
+	struct orders before, after;
+	unsigned char *memory;
+	unsigned int nr;
+
+	memory = map_aligned(TRIP_LENGTH);
+	set_folio_order(kind->order);
+	fill(memory, TRIP_LENGTH);
+	/* And khugepaged has nothing to do. */
+	set_folio_order(0);
+
+	for (nr = 1; nr <= TRIPS; nr++) {
+		count_orders(memory, TRIP_LENGTH, &before);
+		if (nr == 1 && !only_order(&before, kind->order, TRIP_LENGTH))
+			errx(1, "%s: the memory is not made of such folios",
+			     kind->name);
+		send(memory, TRIP_LENGTH, false, copy, &out);
+		send(memory, TRIP_LENGTH, true, copy, &back);
+		count_orders(memory, TRIP_LENGTH, &after);
+		print_trip("trip", kind->name, nr, &out, &before, &after);
+		print_trip("trip", kind->name, nr, &back, &before, &after);
+		if (copy)
+			verify(memory, TRIP_LENGTH);
+	}
+	munmap(memory, TRIP_LENGTH);
+}
+
+static void do_trips(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		do_kind(&kinds[i], false);
+		do_kind(&kinds[i], true);
+	}
+}
+
+static void do_range(unsigned long length)
+{
+	struct hmm_migrate_bench_trip out, back;
+	struct orders none = {};
+	unsigned char *memory;
+	unsigned int nr;
+	char name[32];
+
+	snprintf(name, sizeof(name), "%lu", length / MIB);
+	memory = map_aligned(length);
+	touch(memory, length);
+	for (nr = 1; nr <= TRIPS; nr++) {
+		send(memory, length, false, false, &out);
+		send(memory, length, true, false, &back);
+		print_trip("range", name, nr, &out, &none, &none);
+		print_trip("range", name, nr, &back, &none, &none);
+	}
+	munmap(memory, length);
+}
+
+static void do_ranges(void)
+{
+	unsigned long mib;
+
+	set_folio_order(0);
+	for (mib = 2; mib <= 512; mib *= 4)
+		do_range(mib * MIB);
+}
+
+static unsigned long shootdowns_so_far(void)
+{
+	unsigned long value = 0;
+	bool found = false;
+	char line[128];
+	FILE *file;
+
+	file = fopen("/proc/vmstat", "r");
+	if (!file)
+		err(1, "/proc/vmstat");
+	while (!found && fgets(line, sizeof(line), file))
+		found = sscanf(line, "nr_tlb_remote_flush %lu", &value) == 1;
+	fclose(file);
+	if (!found)
+		errx(1, "no nr_tlb_remote_flush in /proc/vmstat");
+	return value;
+}
+
+static void run_on(unsigned int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		err(1, "CPU %u can't be had", cpu);
+}
+
+static unsigned int running;
+
+/* In user space all the time: its CPU holds translations of this process. */
+static void *be_busy(void *cpu)
+{
+	run_on((uintptr_t)cpu);
+	__atomic_add_fetch(&running, 1, __ATOMIC_SEQ_CST);
+	while (true)
+		__builtin_ia32_pause();
+	return NULL;
+}
+
+static void do_shootdowns_kind(const struct kind *kind)
+{
+	struct hmm_migrate_bench_trip trip;
+	unsigned char *memory;
+	unsigned int nr;
+
+	memory = map_aligned(TRIP_LENGTH);
+	set_folio_order(kind->order);
+	touch(memory, TRIP_LENGTH);
+	set_folio_order(0);
+	for (nr = 1; nr <= 2 * TRIPS; nr++) {
+		bool back = nr % 2 == 0;
+		unsigned long before;
+
+		before = shootdowns_so_far();
+		send(memory, TRIP_LENGTH, back, false, &trip);
+		printf("{\"what\":\"shootdowns\",\"case\":\"%s\",\"trip\":%u",
+		       kind->name, (nr + 1) / 2);
+		printf(",\"direction\":\"%s\",\"shootdowns\":%lu",
+		       back ? "back" : "out", shootdowns_so_far() - before);
+		printf(",\"asked\":%lu,\"moved\":%llu}\n",
+		       TRIP_LENGTH / PAGE, trip.moved);
+	}
+	munmap(memory, TRIP_LENGTH);
+}
+
+static void do_shootdowns(void)
+{
+	pthread_t thread;
+	uintptr_t i;
+
+	run_on(0);
+	for (i = 1; i <= BUSY; i++)
+		if (pthread_create(&thread, NULL, be_busy, (void *)i))
+			errx(1, "no thread for CPU %lu", (unsigned long)i);
+	while (__atomic_load_n(&running, __ATOMIC_SEQ_CST) < BUSY)
+		usleep(1000);
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
+		do_shootdowns_kind(&kinds[i]);
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc == 2 ? argv[1] : "";
+
+	setlinebuf(stdout);
+	device = open("/dev/hmm_migrate_bench", O_RDWR);
+	if (device < 0)
+		err(1, "/dev/hmm_migrate_bench");
+
+	if (!strcmp(what, "trips"))
+		do_trips();
+	else if (!strcmp(what, "ranges"))
+		do_ranges();
+	else if (!strcmp(what, "shootdowns"))
+		do_shootdowns();
+	else
+		errx(2, "usage: bench trips | ranges | shootdowns");
+	return 0;
+}

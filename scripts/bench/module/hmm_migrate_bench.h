@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * What the measuring module and the program that drives it share. Both are
+ * built from the same checkout, so there is no compatibility to care for.
+ */
+#ifndef HMM_MIGRATE_BENCH_H
+#define HMM_MIGRATE_BENCH_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define HMM_MIGRATE_BENCH_ORDERS	10
+
+/* Bring the range back to system memory; without it: to the device. */
+#define HMM_MIGRATE_BENCH_BACK		0x1
+/* Copy the contents; without it they are lost, and only time is measured. */
+#define HMM_MIGRATE_BENCH_COPY		0x2
+
+/**
+ * struct hmm_migrate_bench_trip - one trip of a range, and what it cost
+ * @addr: in: where the range starts; in one vma
+ * @length: in: its length in bytes
+ * @chunk: in: how many bytes each migrate_vma_setup() is asked for
+ * @flags: in: HMM_MIGRATE_BENCH_BACK, _COPY
+ * @moved: out: pages that moved
+ * @setup: out: ns in migrate_vma_setup()
+ * @copy: out: ns copying
+ * @pages: out: ns in migrate_vma_pages()
+ * @finalize: out: ns in migrate_vma_finalize()
+ * @clock: out: ns that taking the time adds to each of the three, a call
+ * @calls: out: how many migrate_vma_setup() it took
+ * @from: out: folios that moved by the order they had
+ * @to: out: folios that they became by order
+ */
+struct hmm_migrate_bench_trip {
+	__u64 addr;
+	__u64 length;
+	__u64 chunk;
+	__u64 flags;
+	__u64 moved;
+	__u64 setup;
+	__u64 copy;
+	__u64 pages;
+	__u64 finalize;
+	__u64 clock;
+	__u64 calls;
+	__u64 from[HMM_MIGRATE_BENCH_ORDERS];
+	__u64 to[HMM_MIGRATE_BENCH_ORDERS];
+};
+
+#define HMM_MIGRATE_BENCH_TRIP	_IOWR('H', 0xb0, struct hmm_migrate_bench_trip)
+
+#endif
