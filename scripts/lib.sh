@@ -63,6 +63,8 @@ unset ARCH CROSS_COMPILE LLVM KBUILD_OUTPUT KBUILD_EXTRA_SYMBOLS KCONFIG_CONFIG 
 	INSTALL_MOD_PATH CONFIG_ CDPATH GREP_OPTIONS
 unset "${!GIT_@}"
 export LC_ALL=C TZ=UTC
+# What the packages bring, before any other python or gcc that the user has.
+export PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH
 export LOCALVERSION='' KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970' \
 	KBUILD_BUILD_USER=hmm-migrate KBUILD_BUILD_HOST=localhost
 

@@ -89,8 +89,8 @@ base_from_kdir()
 	rm -rf "$new"
 	step "cloning $KDIR" clone.log 5 git clone --shared --no-checkout --no-tags "$KDIR" "$new" ||
 		die "$KDIR could not be cloned: see $(rel "$LOGS/clone.log")."
-	git -C "$new" checkout -q --detach "$kdir_head"
-	git -C "$new" checkout -q -B series
+	step "checking out $KDIR" checkout.log 5 git -C "$new" checkout -q -B series "$kdir_head" ||
+		die "$KDIR could not be checked out: see $(rel "$LOGS/checkout.log")."
 	git -C "$new" tag -f base >/dev/null
 	adopt "$new"
 }
@@ -150,6 +150,8 @@ apply_patches()
 untouched()
 {
 	local head hash base
+	# With no commit on the base, as an interrupted first run leaves it.
+	[ "$(kgit rev-parse HEAD)" != "$(kgit rev-parse base^0)" ] || return 0
 	[ -e "$applied" ] || return 1
 	read -r head hash base <"$applied"
 	[ "$(kgit rev-parse HEAD)" = "$head" ] && [ "$(kgit rev-parse base^0)" = "$base" ]
@@ -168,7 +170,7 @@ same_text()
 
 update()
 {
-	local onto
+	local onto hash='' advice="'make export' takes them over; "
 	if [ "$(kgit symbolic-ref -q --short HEAD)" != series ] || [ -d "$TREE/.git/rebase-merge" ] ||
 	   [ -d "$TREE/.git/rebase-apply" ]; then
 		say "$(rel "$TREE") is not on its branch 'series' (a rebase in progress?): left as it is"
@@ -177,7 +179,7 @@ update()
 	onto=$(kgit rev-parse base^0)
 	if [ -n "${KDIR-}" ]; then onto=$kdir_head; fi
 	if untouched; then
-		read -r _ hash _ <"$applied"
+		if [ -e "$applied" ]; then read -r _ hash _ <"$applied"; fi
 		if [ "$hash" = "$(patches_hash)" ] && [ "$onto" = "$(kgit rev-parse base^0)" ]; then
 			return
 		fi
@@ -188,7 +190,8 @@ update()
 	elif [ -z "${KDIR-}" ] && same_text; then
 		remember
 	else
-		say "$(rel "$TREE") holds commits that patches/ lacks: used as it is ('make export' takes them over; remove $(rel "$TREE") to start from patches/)"
+		if [ -n "${KDIR-}" ]; then advice=; fi
+		say "$(rel "$TREE") holds commits that patches/ lacks: used as it is (${advice}remove $(rel "$TREE") to start from patches/)"
 	fi
 }
 

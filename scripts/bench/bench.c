@@ -32,6 +32,7 @@
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
 #define TRIP_LENGTH	(16 * MIB)
 #define TRIPS		2
+#define SHOOTDOWN_TRIPS	5
 #define BUSY		3
 
 /* Bits of /proc/kpageflags. */
@@ -324,21 +325,22 @@ static void do_ranges(void)
 		do_range(mib * MIB);
 }
 
-static unsigned long shootdowns_so_far(void)
+static unsigned long vmstat(const char *name)
 {
-	unsigned long value = 0;
+	unsigned long value;
+	char line[128], key[64];
 	bool found = false;
-	char line[128];
 	FILE *file;
 
 	file = fopen("/proc/vmstat", "r");
 	if (!file)
 		err(1, "/proc/vmstat");
 	while (!found && fgets(line, sizeof(line), file))
-		found = sscanf(line, "nr_tlb_remote_flush %lu", &value) == 1;
+		found = sscanf(line, "%63s %lu", key, &value) == 2 &&
+			!strcmp(key, name);
 	fclose(file);
 	if (!found)
-		errx(1, "no nr_tlb_remote_flush in /proc/vmstat");
+		errx(1, "/proc/vmstat has no %s", name);
 	return value;
 }
 
@@ -364,30 +366,36 @@ static void *be_busy(void *cpu)
 	return NULL;
 }
 
+/*
+ * One page table's worth, since each shootdown waits for virtual CPUs that the
+ * host may not be running.
+ */
 static void do_shootdowns_kind(const struct kind *kind)
 {
 	struct hmm_migrate_bench_trip trip;
 	unsigned char *memory;
 	unsigned int nr;
 
-	memory = map_aligned(TRIP_LENGTH);
+	memory = map_aligned(HUGE);
 	set_folio_order(kind->order);
-	touch(memory, TRIP_LENGTH);
+	touch(memory, HUGE);
 	set_folio_order(0);
-	for (nr = 1; nr <= 2 * TRIPS; nr++) {
+	for (nr = 1; nr <= 2 * SHOOTDOWN_TRIPS; nr++) {
 		bool back = nr % 2 == 0;
-		unsigned long before;
+		unsigned long sent, received;
 
-		before = shootdowns_so_far();
-		send(memory, TRIP_LENGTH, back, false, &trip);
+		sent = vmstat("nr_tlb_remote_flush");
+		received = vmstat("nr_tlb_remote_flush_received");
+		send(memory, HUGE, back, false, &trip);
+		sent = vmstat("nr_tlb_remote_flush") - sent;
+		received = vmstat("nr_tlb_remote_flush_received") - received;
 		printf("{\"what\":\"shootdowns\",\"case\":\"%s\",\"trip\":%u",
 		       kind->name, (nr + 1) / 2);
-		printf(",\"direction\":\"%s\",\"shootdowns\":%lu",
-		       back ? "back" : "out", shootdowns_so_far() - before);
-		printf(",\"asked\":%lu,\"moved\":%llu}\n",
-		       TRIP_LENGTH / PAGE, trip.moved);
+		printf(",\"direction\":\"%s\",\"sent\":%lu,\"received\":%lu",
+		       back ? "back" : "out", sent, received);
+		printf(",\"asked\":%lu,\"moved\":%llu}\n", HUGE / PAGE, trip.moved);
 	}
-	munmap(memory, TRIP_LENGTH);
+	munmap(memory, HUGE);
 }
 
 static void do_shootdowns(void)

@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""report.py FIGURES RESULTS DIR: prints the tables, writes what the charts are
+drawn from into DIR, and fails when a must of an issue that is done is missed or
+a measurement is missing."""
+
+import json
+import sys
+
+KERNELS = ('stock', 'series')
+STAGES = ('setup', 'pages', 'finalize')
+DIRECTIONS = ('out', 'back')
+SIZES = ('4k', '16k', '64k', '1m', '2m')
+RANGES = ('2', '8', '32', '128', '512')
+TOLERANCE = 0.10
+
+# Row of the table: the folio size and which trip it is. A second trip, since
+# nothing is special about it; but a THP's first one is where it may be split.
+CASES = {'4k': ('4k', 2), '16k': ('16k', 2), '64k': ('64k', 2), '1m': ('1m', 2),
+         '2m': ('2m', 1), '2m-again': ('2m', 2)}
+
+
+class Figures:
+    """What the file scripts/bench/figures says."""
+
+    def __init__(self, path):
+        self.done, self.base, self.stock, self.musts = set(), None, {}, {}
+        with open(path, encoding='utf-8') as file:
+            for number, line in enumerate(file, 1):
+                words = line.split('#')[0].split()
+                if not words:
+                    continue
+                try:
+                    self.take(words)
+                except (ValueError, IndexError):
+                    sys.exit(f'{path}:{number}: cannot be understood: {line.strip()}')
+
+    def take(self, words):
+        kind, rest = words[0], words[1:]
+        if kind == 'done':
+            self.done = {int(w) for w in rest if w != 'none'}
+        elif kind == 'base':
+            self.base = rest[0]
+        elif kind == 'stock':
+            self.stock[rest[0], rest[1]] = [None if w in ('none', '-') else float(w) for w in rest[2:]]
+        elif kind == 'must':
+            issue, case, direction, must, aim = rest
+            self.musts[case, direction] = (int(issue), float(must), None if aim == '-' else float(aim))
+        else:
+            raise ValueError(kind)
+
+
+class Kernel:
+    """The measurements of one kernel."""
+
+    def __init__(self, name, results):
+        self.name, self.release, self.by_key = name, None, {}
+        for r in results:
+            if r['what'] == 'kernel':
+                self.release = r['release']
+                continue
+            key = (r['what'], r['case'], r.get('trip'), r['direction'], r.get('copied'))
+            self.by_key[key] = r
+
+    def trip(self, case, direction, copied=False):
+        size, trip = CASES[case]
+        return self.by_key.get(('trip', size, trip, direction, copied))
+
+    def range(self, mib, direction):
+        return self.by_key.get(('range', mib, 2, direction, False))
+
+    def shootdowns(self, size, direction):
+        """The median of the trips but the first; None if there are none."""
+        trips = [r for k, r in self.by_key.items()
+                 if k[0] == 'shootdowns' and k[1] == size and k[3] == direction and k[2] > 1]
+        return sorted(trips, key=lambda r: r['sent'])[len(trips) // 2] if trips else None
+
+    def missing(self):
+        if not self.release:
+            yield 'the kernel version'
+        for direction in DIRECTIONS:
+            for case in CASES:
+                for copied in (False, True):
+                    if not self.trip(case, direction, copied):
+                        yield f'{case} {direction}{" with copy" if copied else ""}'
+            for mib in RANGES:
+                if not self.range(mib, direction):
+                    yield f'{mib} MiB {direction}'
+            for size in SIZES:
+                if not self.shootdowns(size, direction):
+                    yield f'shootdowns {size} {direction}'
+
+
+def whole(r):
+    return r is not None and r['moved'] == r['asked']
+
+
+def kept(r):
+    return r.get('before') == r.get('after')
+
+
+def per_page(r, *what):
+    return sum(r[w] for w in what) / r['asked']
+
+
+def partly(r):
+    return 'not measured' if r is None else f"{r['moved']:,} of {r['asked']:,} pages"
+
+
+def flatness(kernel, direction):
+    ranges = [kernel.range(mib, direction) for mib in RANGES]
+    if not all(whole(r) for r in ranges):
+        return None
+    costs = [per_page(r, *STAGES) for r in ranges]
+    return max(costs) / min(costs)
+
+
+def value_of(kernel, case, direction):
+    """The figure of a case, and why there is none or it does not count."""
+    if case == 'flat':
+        value = flatness(kernel, direction)
+        return value, None if value else 'not all pages migrate'
+    if case.startswith('pipeline-'):
+        r = kernel.by_key.get(('pipeline', case.split('-')[1], None, direction, None))
+        return (r['value'], None) if r else (None, 'not measured')
+    if case.startswith('shootdowns-'):
+        r = kernel.shootdowns(case.split('-')[1], direction)
+        return (r['sent'], None) if whole(r) else (None, partly(r))
+    r = kernel.trip(case, direction)
+    if not whole(r):
+        return None, partly(r)
+    return per_page(r, *STAGES), None if kept(r) else 'folios split'
+
+
+def judge(figures, kernel, case, direction):
+    """Returns the words for the table, and whether it is a failure."""
+    if (case, direction) not in figures.musts:
+        return '', False
+    issue, must, aim = figures.musts[case, direction]
+    value, why = value_of(kernel, case, direction)
+    if value is not None and value <= must and not why:
+        return ('met, aim too' if aim is not None and value <= aim else 'met'), False
+    if issue in figures.done:
+        return 'MISSED' + (f': {why}' if why else ''), True
+    return f'open until {issue}/6', False
+
+
+def number(value):
+    if value is None:
+        return '-'
+    return f'{value:.2f}' if value < 10 and value != int(value) else f'{value:,.0f}'
+
+
+def print_table(heads, rows):
+    """A row is a list of cells, and a cell may span several columns: (text, n)."""
+    cells = [[c if isinstance(c, tuple) else (c, 1) for c in row] for row in [heads] + rows]
+    widths = [0] * len(heads)
+    for row in cells:
+        at = 0
+        for text, span in row:
+            if span == 1:
+                widths[at] = max(widths[at], len(text))
+            at += span
+    for row in cells:
+        at, line = 0, []
+        for text, span in row:
+            width = sum(widths[at:at + span]) + 2 * (span - 1)
+            left = at < 2 or at == len(heads) - 1
+            line.append(text.ljust(width) if left else text.rjust(width))
+            at += span
+        print('  '.join(line).rstrip())
+    print()
+
+
+def parts(r, *what):
+    """Cells: each part and their sum, or why there are none."""
+    if not whole(r):
+        return [(partly(r), len(what) + 1)]
+    return [number(per_page(r, w)) for w in what] + [number(per_page(r, *what))]
+
+
+def must_cells(figures, kernel, case, direction):
+    issue_must_aim = figures.musts.get((case, direction), (None, None, None))
+    return [number(issue_must_aim[1]), number(issue_must_aim[2]),
+            judge(figures, kernel, case, direction)[0]]
+
+
+def print_trips(figures, stock, series):
+    print('Instructions per 4 KiB page, contents not copied (2m: first trip of a THP, 2m-again: its second)\n')
+    print_table(['case', 'direction', 'stock: setup', 'pages', 'finalize', 'sum',
+                 'series: setup', 'pages', 'finalize', 'sum', 'must', 'aim', 'verdict'],
+                [[case, direction] + parts(stock.trip(case, direction), *STAGES) +
+                 parts(series.trip(case, direction), *STAGES) +
+                 must_cells(figures, series, case, direction)
+                 for case in CASES for direction in DIRECTIONS])
+
+
+def orders(r, when):
+    names = {'0': '4k', '1': '8k', '2': '16k', '3': '32k', '4': '64k', '5': '128k', '6': '256k',
+             '7': '512k', '8': '1m', '9': '2m'}
+    return ' + '.join(f'{n:,} x {names[o]}' for o, n in sorted(r[when].items())) or 'nothing'
+
+
+def print_orders(stock, series):
+    rows = []
+    for case in CASES:
+        for kernel in (stock, series):
+            out, back = (kernel.trip(case, d, True) for d in DIRECTIONS)
+            if out and back:
+                rows.append([case, kernel.name, orders(out, 'before'), orders(out, 'to'), orders(back, 'after'),
+                             '' if whole(out) and whole(back) else f'{partly(out)} migrate'])
+    print('What 16 MiB consist of\n')
+    print_table(['case', 'kernel', 'before', 'on the device', 'after', ''], rows)
+
+
+def print_copies(stock, series):
+    print('The same with the contents copied by the CPU, and verified after each trip\n')
+    stages = ('copy',) + STAGES
+    print_table(['case', 'direction', 'stock: copy', 'setup', 'pages', 'finalize', 'sum',
+                 'series: copy', 'setup', 'pages', 'finalize', 'sum', ''],
+                [[case, direction] + parts(stock.trip(case, direction, True), *stages) +
+                 parts(series.trip(case, direction, True), *stages) + ['']
+                 for case in CASES for direction in DIRECTIONS])
+
+
+def print_ranges(figures, stock, series):
+    rows = []
+    for direction in DIRECTIONS:
+        for kernel in (stock, series):
+            cells = [number(per_page(r, *STAGES)) if whole(r) else partly(r)
+                     for r in (kernel.range(mib, direction) for mib in RANGES)]
+            must = must_cells(figures, kernel, 'flat', direction) if kernel is series else ['', '', '']
+            rows.append([direction, kernel.name] + cells + [number(flatness(kernel, direction))] + must)
+    print('Instructions per 4 KiB page against the size of the range, one call each, 4 KiB pages\n')
+    print_table(['direction', 'kernel'] + [f'{m} MiB' for m in RANGES] + ['max/min', 'must', 'aim', 'verdict'], rows)
+
+
+def print_shootdowns(figures, stock, series):
+    rows = []
+    for size in SIZES:
+        for direction in DIRECTIONS:
+            cells = []
+            for kernel in (stock, series):
+                r = kernel.shootdowns(size, direction)
+                cells.append(number(r['sent']) if whole(r) else partly(r))
+            rows.append([size, direction] + cells + must_cells(figures, series, f'shootdowns-{size}', direction))
+    print('TLB shootdowns for 2 MiB, three other threads of the process running\n')
+    print_table(['case', 'direction', 'stock', 'series', 'must', 'aim', 'verdict'], rows)
+
+
+def print_others(figures, series):
+    rows = []
+    for (case, direction) in figures.musts:
+        if case.startswith('pipeline-'):
+            value, why = value_of(series, case, direction)
+            rows.append([case, direction, why or number(value)] + must_cells(figures, series, case, direction))
+    if rows:
+        print('The pipeline: time over the larger of copy alone and CPU alone\n')
+        print_table(['case', 'direction', 'series', 'must', 'aim', 'verdict'], rows)
+
+
+def deviations(figures, stock):
+    """Yields row, whether it is too far off."""
+    for (case, direction), want in figures.stock.items():
+        if case.startswith('shootdowns-'):
+            r = stock.shootdowns(case.split('-')[1], direction)
+            got = [None, None, None, r['sent']] if r else [None] * 4
+        else:
+            r = stock.trip(case, direction)
+            got = [per_page(r, s) for s in STAGES] + [per_page(r, *STAGES)] if r else [None] * 4
+        if want == [None]:
+            bad = not r or r['moved'] != 0
+            yield [case, direction, 'none migrate', partly(r), 'DIFFERS' if bad else 'same'], bad
+        elif not whole(r):
+            yield [case, direction, number(want[3]), partly(r), 'DIFFERS'], True
+        else:
+            far = [abs(g / w - 1) > TOLERANCE for g, w in zip(got, want) if w]
+            by = ', '.join(f'{100 * (g / w - 1):+.1f} %' for g, w in zip(got, want) if w)
+            yield [case, direction, ' '.join(number(w) for w in want if w is not None),
+                   ' '.join(number(g) for g, w in zip(got, want) if w is not None),
+                   by + (' DIFFERS' if any(far) else '')], any(far)
+
+
+def print_deviations(figures, stock):
+    found = list(deviations(figures, stock))
+    print('Stock now against stock as recorded (setup, pages, finalize, sum)\n')
+    print_table(['case', 'direction', 'recorded', 'now', 'deviation'], [row for row, _ in found])
+    return [' '.join(row[:2]) for row, bad in found if bad]
+
+
+def write_charts(figures, stock, series, directory):
+    with open(f'{directory}/bars.dat', 'w', encoding='utf-8') as file:
+        for case in CASES:
+            for direction in DIRECTIONS:
+                must = figures.musts.get((case, direction), (0, 'NaN'))[1]
+                values = []
+                for kernel in (stock, series):
+                    r = kernel.trip(case, direction)
+                    values += [f'{per_page(r, *STAGES):.0f}' if whole(r) else 'NaN',
+                               f'"{per_page(r, *STAGES):,.0f}"' if whole(r) else '"none"' if r and not r['moved'] else '"part"']
+                print(f'"{case}\\n{direction}"', *values, must, file=file)
+    with open(f'{directory}/ranges.dat', 'w', encoding='utf-8') as file:
+        for mib in RANGES:
+            values = [f'{per_page(r, *STAGES):.0f}' if whole(r) else 'NaN'
+                      for r in (k.range(mib, d) for k in (stock, series) for d in DIRECTIONS)]
+            print(mib, *values, file=file)
+
+
+def main():
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    figures = Figures(sys.argv[1])
+    with open(sys.argv[2], encoding='utf-8') as file:
+        results = json.load(file)
+    stock, series = (Kernel(name, results.get(name, [])) for name in KERNELS)
+
+    print_trips(figures, stock, series)
+    print_orders(stock, series)
+    print_copies(stock, series)
+    print_ranges(figures, stock, series)
+    print_shootdowns(figures, stock, series)
+    print_others(figures, series)
+
+    failures = [f'{kernel.name}: {what} was not measured' for kernel in (stock, series) for what in kernel.missing()]
+    for case, direction in figures.musts:
+        words, failed = judge(figures, series, case, direction)
+        if failed:
+            value, _ = value_of(series, case, direction)
+            failures.append(f'{case} {direction}: {number(value)} where the must is '
+                            f'{number(figures.musts[case, direction][1])}: {words}')
+    if stock.release == figures.base:
+        far = print_deviations(figures, stock)
+        if far:
+            text = f'stock is more than 10 % off its recorded figures: {", ".join(far)}'
+            print(f'{text} (scripts/bench/README says what they depend on)\n')
+            if 1 in figures.done:
+                failures.append(text)
+    else:
+        print(f'The stock figures on record are those of {figures.base}, this is {stock.release}: not compared.\n')
+    write_charts(figures, stock, series, sys.argv[3])
+
+    for failure in failures:
+        print(f'FAILED: {failure}')
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == '__main__':
+    main()
