@@ -325,7 +325,7 @@ static void do_ranges(void)
 		do_range(mib * MIB);
 }
 
-static unsigned long vmstat(const char *name)
+static unsigned long read_vmstat(const char *name)
 {
 	unsigned long value;
 	char line[128], key[64];
@@ -367,6 +367,32 @@ static void *be_busy(void *cpu)
 }
 
 /*
+ * If the threads did not run there would be no shootdowns, and that would look
+ * like a good result: so see that write-protecting a page reaches all of them.
+ */
+static void see_that_all_run(void)
+{
+	unsigned char *page = map_aligned(HUGE);
+	unsigned long received;
+	unsigned int try;
+
+	for (try = 0; try < 100; try++) {
+		page[0] = 1;
+		received = read_vmstat("nr_tlb_remote_flush_received");
+		if (mprotect(page, PAGE, PROT_READ) ||
+		    mprotect(page, PAGE, PROT_READ | PROT_WRITE))
+			err(1, "mprotect");
+		received = read_vmstat("nr_tlb_remote_flush_received") - received;
+		if (received >= BUSY) {
+			munmap(page, HUGE);
+			return;
+		}
+		usleep(10000);
+	}
+	errx(1, "the busy threads do not run");
+}
+
+/*
  * One page table's worth, since each shootdown waits for virtual CPUs that the
  * host may not be running.
  */
@@ -384,11 +410,12 @@ static void do_shootdowns_kind(const struct kind *kind)
 		bool back = nr % 2 == 0;
 		unsigned long sent, received;
 
-		sent = vmstat("nr_tlb_remote_flush");
-		received = vmstat("nr_tlb_remote_flush_received");
+		see_that_all_run();
+		sent = read_vmstat("nr_tlb_remote_flush");
+		received = read_vmstat("nr_tlb_remote_flush_received");
 		send(memory, HUGE, back, false, &trip);
-		sent = vmstat("nr_tlb_remote_flush") - sent;
-		received = vmstat("nr_tlb_remote_flush_received") - received;
+		sent = read_vmstat("nr_tlb_remote_flush") - sent;
+		received = read_vmstat("nr_tlb_remote_flush_received") - received;
 		printf("{\"what\":\"shootdowns\",\"case\":\"%s\",\"trip\":%u",
 		       kind->name, (nr + 1) / 2);
 		printf(",\"direction\":\"%s\",\"sent\":%lu,\"received\":%lu",

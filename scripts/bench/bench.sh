@@ -49,7 +49,7 @@ vm()
 for what in stock series; do
 	if [ $what = stock ]; then tree=$BUILD/stock; else tree=$TREE; fi
 	module $what "$tree"
-	vm $what "$tree" count --icount --mem 3G --timeout 600
+	vm $what "$tree" count --icount --mem 6G --timeout 600
 	# A virtual CPU that a busy host does not run is no stall of the kernel's.
 	vm $what "$tree" shootdowns --cpus 4 --mem 2G --timeout 600 \
 		--append rcupdate.rcu_cpu_stall_suppress=1

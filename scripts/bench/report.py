@@ -70,9 +70,12 @@ class Kernel:
         return self.by_key.get(('range', mib, 2, direction, False))
 
     def shootdowns(self, size, direction):
-        """The median of the trips but the first; None if there are none."""
+        """The median of the trips but the first, or one that did not move all; None if there are none."""
         trips = [r for k, r in self.by_key.items()
                  if k[0] == 'shootdowns' and k[1] == size and k[3] == direction and k[2] > 1]
+        for r in trips:
+            if not whole(r):
+                return r
         return sorted(trips, key=lambda r: r['sent'])[len(trips) // 2] if trips else None
 
     def missing(self):
@@ -296,7 +299,7 @@ def write_charts(figures, stock, series, directory):
                 values = []
                 for kernel in (stock, series):
                     r = kernel.trip(case, direction)
-                    values += [f'{per_page(r, *STAGES):.0f}' if whole(r) else 'NaN',
+                    values += [f'{per_page(r, *STAGES):.0f}' if whole(r) else '0',
                                f'"{per_page(r, *STAGES):,.0f}"' if whole(r) else '"none"' if r and not r['moved'] else '"part"']
                 print(f'"{case}\\n{direction}"', *values, must, file=file)
     with open(f'{directory}/ranges.dat', 'w', encoding='utf-8') as file:

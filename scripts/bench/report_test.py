@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Does report.py fail when it must? On made-up measurements."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ORDERS = {'4k': '0', '16k': '2', '64k': '4', '1m': '8', '2m': '9'}
+
+
+def trip(what, case, number, direction, copied, pages, cost):
+    folios = {ORDERS.get(case, '0'): pages >> int(ORDERS.get(case, '0'))}
+    return {'what': what, 'case': case, 'trip': number, 'direction': direction, 'copied': copied,
+            'asked': pages, 'moved': pages, 'calls': 1, 'clock': 40, 'copy': 560 * pages if copied else 0,
+            'setup': cost * pages // 2, 'pages': cost * pages // 4, 'finalize': cost * pages // 4,
+            'from': folios, 'to': folios, 'before': folios, 'after': folios}
+
+
+def kernel(cost):
+    found = [{'what': 'kernel', 'release': '6.12.117'}]
+    for direction in 'out', 'back':
+        for case in ORDERS:
+            for number in 1, 2:
+                found += [trip('trip', case, number, direction, c, 4096, cost) for c in (False, True)]
+                found.append({'what': 'shootdowns', 'case': case, 'trip': number, 'direction': direction,
+                              'sent': 1, 'received': 3, 'asked': 512, 'moved': 512})
+        for mib in '2', '8', '32', '128', '512':
+            found += [trip('range', mib, number, direction, False, int(mib) * 256, cost) for number in (1, 2)]
+    return found
+
+
+GOOD = {'stock': kernel(2000), 'series': kernel(40)}
+MUSTS = open(f'{HERE}/figures', encoding='utf-8').read()
+
+
+def run(results, figures):
+    with tempfile.TemporaryDirectory() as directory:
+        with open(f'{directory}/figures', 'w', encoding='utf-8') as file:
+            file.write(figures)
+        with open(f'{directory}/results', 'w', encoding='utf-8') as file:
+            json.dump(results, file)
+        done = subprocess.run([sys.executable, f'{HERE}/report.py', f'{directory}/figures', f'{directory}/results',
+                               directory], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def only_done(*issues):
+    """The figures as they are, but for which issues are done, and no stock."""
+    lines = [line for line in MUSTS.splitlines() if not line.startswith(('done', 'stock'))]
+    return '\n'.join([f'done {" ".join(issues)}'] + lines)
+
+
+class Report(unittest.TestCase):
+    def setUp(self):
+        self.results = copy.deepcopy(GOOD)
+
+    def pick(self, name, **fields):
+        return [r for r in self.results[name] if all(r.get(k) == v for k, v in fields.items())]
+
+    def fails(self, figures, text):
+        code, output = run(self.results, figures)
+        self.assertEqual(code, 1, output)
+        self.assertIn(text, '\n'.join(line for line in output.splitlines() if line.startswith('FAILED')))
+
+    def test_good(self):
+        code, output = run(self.results, only_done('2', '3', '4'))
+        self.assertEqual(code, 0, output)
+        self.assertIn('met, aim too', output)
+
+    def test_missed(self):
+        for r in self.pick('series', what='trip', case='4k', direction='out'):
+            r['finalize'] += 1161 * 4096
+        self.fails(only_done('2'), '4k out')
+
+    def test_missed_but_open(self):
+        for r in self.pick('series', what='trip', case='4k', direction='out'):
+            r['finalize'] += 1161 * 4096
+        code, output = run(self.results, only_done('3'))
+        self.assertEqual(code, 0, output)
+        self.assertIn('open until 2/6', output)
+
+    def test_not_all_migrate(self):
+        for r in self.pick('series', what='trip', case='64k', direction='out'):
+            r['moved'] = 4080
+        self.fails(only_done('4'), '4,080 of 4,096 pages')
+
+    def test_none_migrate_is_no_fast_time(self):
+        for r in self.pick('series', what='trip', case='64k'):
+            r['moved'] = 0
+        self.fails(only_done('4'), '0 of 4,096 pages')
+
+    def test_folios_split(self):
+        for r in self.pick('series', what='trip', case='2m', direction='out'):
+            r['after'] = {'0': 4096}
+        self.fails(only_done('3'), 'folios split')
+
+    def test_shootdowns(self):
+        for r in self.pick('series', what='shootdowns', case='4k', direction='out'):
+            r['sent'] = 3
+        self.fails(only_done('2'), 'shootdowns-4k out: 3')
+
+    def test_shootdowns_of_a_part(self):
+        self.pick('series', what='shootdowns', case='4k', direction='out', trip=2)[0]['moved'] = 511
+        self.fails(only_done('2'), '511 of 512 pages')
+
+    def test_not_flat(self):
+        for r in self.pick('series', what='range', case='512', direction='back'):
+            r['setup'] *= 2
+        self.fails(only_done('2'), 'flat back')
+
+    def test_missing(self):
+        for name in 'stock', 'series':
+            for r in GOOD[name]:
+                # Only the second trip of what has no row for the first.
+                if r.get('trip') == 1 and r['case'] != '2m' or r['what'] == 'shootdowns' and r['trip'] == 1:
+                    continue
+                self.results = copy.deepcopy(GOOD)
+                self.results[name].remove(r)
+                self.fails(only_done('none'), f'{name}: ')
+
+    def test_missing_kernel(self):
+        del self.results['series']
+        self.fails(only_done('none'), 'series: 4k out was not measured')
+
+    def test_pipeline_missing(self):
+        self.fails(only_done('5'), 'pipeline-2m out')
+
+    def test_stock_off(self):
+        figures = MUSTS.replace('done none', 'done 1')
+        self.assertIn('done 1', figures)
+        self.fails(figures, 'more than 10 % off')
+
+    def test_other_base(self):
+        for r in self.pick('stock', what='kernel'):
+            r['release'] = '6.12.200'
+        code, output = run(self.results, MUSTS.replace('done none', 'done 1'))
+        self.assertEqual(code, 0, output)
+        self.assertIn('not compared', output)
+
+    def test_figures_with_a_slip(self):
+        code, output = run(self.results, MUSTS + '\nmust 2 4k out\n')
+        self.assertEqual(code, 1)
+        self.assertIn('cannot be understood', output)
+
+
+if __name__ == '__main__':
+    unittest.main()
