@@ -125,12 +125,12 @@ prepared()
 compare_messages()
 {
 	local files=("$@")
-	"$SCRIPTS/tree.sh" --stock
 	prepared "$TREE" series
 	compile "$TREE" "$cache/series.messages" "${files[@]}" || return 1
 	: >"$cache/base.messages"
 	# Only if there is something to excuse.
 	if [ -s "$cache/series.messages" ]; then
+		"$SCRIPTS/tree.sh" --stock
 		prepared "$BUILD/stock" stock
 		compile "$BUILD/stock" "$cache/base.messages" "${files[@]}" || return 1
 	fi
