@@ -32,7 +32,7 @@
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
 #define TRIP_LENGTH	(16 * MIB)
 #define TRIPS		2
-#define SHOOTDOWN_TRIPS	5
+#define SHOOTDOWN_TRIPS	4
 #define BUSY		3
 
 /* Bits of /proc/kpageflags. */
