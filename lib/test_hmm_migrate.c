@@ -1,0 +1,1814 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A device made of RAM, to test the migration of a range of a process.
+ *
+ * The device has memory of its own, a page table of its own that mirrors the
+ * page table of a process, and it reads and writes the process's memory through
+ * it. What a driver of a real device gets from its hardware is simulated here;
+ * what it asks of mm/ is done in earnest, so that this file can be read as an
+ * example. Documentation/mm/hmm_migrate.rst describes it, the interface is in
+ * test_hmm_migrate_uapi.h.
+ *
+ * Four kinds of lock are involved, in this order:
+ *
+ *   mmap_lock (read)	held over one trip through the migration stages
+ *   folio locks	taken by the migration core, try-lock only
+ *   client->lock	protects the device's page table; taken inside mmu notifier
+ *			callbacks, so nothing under it may allocate memory in a
+ *			way that waits for reclaim, or touch user memory
+ *   spin locks		fault injection; innermost
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/delay.h>
+#include <linux/fs.h>
+#include <linux/genalloc.h>
+#include <linux/highmem.h>
+#include <linux/hmm.h>
+#include <linux/huge_mm.h>
+#include <linux/ioport.h>
+#include <linux/kmemleak.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/overflow.h>
+#include <linux/pagemap.h>
+#include <linux/pgtable.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/swapops.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+#include <linux/xarray.h>
+
+#include "test_hmm_migrate_uapi.h"
+
+#define NR_PRIVATE_DEVICES	2
+#define NR_DEVICES		TEST_HMM_MIGRATE_MAX_DEVICES
+#define MAX_ORDER_DEVICE	TEST_HMM_MIGRATE_MAX_ORDER
+#define DEFAULT_CHUNK		SZ_2M
+#define MAX_CHUNK		SZ_1G
+#define SNAPSHOT_PAGES		512UL
+#define FAULT_PAGES		64UL
+#define BUSY_TIMEOUT		(10 * HZ)
+
+/* No test writes this byte over a whole page. */
+#define POISON			0xd5
+
+static unsigned int size_mb = 64;
+module_param(size_mb, uint, 0444);
+MODULE_PARM_DESC(size_mb, "memory of each device in MiB, a multiple of 2 (default 64)");
+
+static bool poison = true;
+module_param(poison, bool, 0444);
+MODULE_PARM_DESC(poison, "overwrite device memory that is freed, so that a forgotten copy shows (default Y)");
+
+/**
+ * struct counts - what became of the pages of one request, and the time it took
+ * @pages: number of pages by TEST_HMM_MIGRATE_NOT_SELECTED, ...
+ * @time: nanoseconds by TEST_HMM_MIGRATE_TIME_SETUP, ...
+ */
+struct counts {
+	u64 pages[TEST_HMM_MIGRATE_NR_FATES];
+	u64 time[TEST_HMM_MIGRATE_NR_TIMES];
+};
+
+/**
+ * struct batch - the arrays for one trip through the migration stages
+ * @max: number of pages that there is room for
+ * @npages: number of pages of this trip
+ * @src: as in struct migrate_vma
+ * @dst: as in struct migrate_vma
+ * @fates: what became of each page
+ */
+struct batch {
+	unsigned long max;
+	unsigned long npages;
+	unsigned long *src;
+	unsigned long *dst;
+	u8 *fates;
+};
+
+/* Fails the @nth attempt from now on of at least @order, and the next ones. */
+struct injection {
+	unsigned int order;
+	u64 nth;
+	u64 times;
+	u64 injected;
+};
+
+/**
+ * struct testdev - one device
+ * @misc: its node
+ * @name: name of the node and of the memory region
+ * @id: number of the device
+ * @kind: TEST_HMM_MIGRATE_PRIVATE or TEST_HMM_MIGRATE_COHERENT
+ * @region: its physical addresses, more than there is memory if the kernel
+ *	    rounded the request up
+ * @pgmap: its struct pages; &struct testdev is their owner
+ * @vram: where a private device keeps the contents: page n of @pgmap is at
+ *	  n * PAGE_SIZE. User space never maps it, and the physical addresses in
+ *	  @pgmap lead nowhere. NULL for coherent memory, which is its own storage.
+ * @pool: the free memory, by physical address
+ * @evict_lock: serializes eviction, protects @evict_batch
+ * @evict_batch: allocated beforehand, eviction is when memory is short
+ * @inject_lock: protects @inject
+ * @inject: failures to inject
+ * @to_device: pages by what became of them
+ * @to_system: the same for the way back
+ * @time: nanoseconds by part
+ * @cpu_faults: CPU faults on private memory
+ * @device_faults: faults of the device
+ * @allocated: allocations by order
+ * @freed: frees by order
+ */
+struct testdev {
+	struct miscdevice misc;
+	char name[16];
+	unsigned int id;
+	unsigned int kind;
+	struct resource *region;
+	struct dev_pagemap pgmap;
+	void *vram;
+	struct gen_pool *pool;
+
+	struct mutex evict_lock;	/* see above */
+	struct batch evict_batch;
+
+	spinlock_t inject_lock;		/* see above */
+	struct injection inject[TEST_HMM_MIGRATE_NR_FAIL];
+
+	atomic64_t to_device[TEST_HMM_MIGRATE_NR_FATES];
+	atomic64_t to_system[TEST_HMM_MIGRATE_NR_FATES];
+	atomic64_t time[TEST_HMM_MIGRATE_NR_TIMES];
+	atomic64_t cpu_faults;
+	atomic64_t device_faults;
+	atomic64_t allocated[MAX_ORDER_DEVICE + 1];
+	atomic64_t freed[MAX_ORDER_DEVICE + 1];
+};
+
+/**
+ * struct client - an open file: a process whose page table a device mirrors
+ * @device: the device
+ * @notifier: covers the whole address space
+ * @lock: protects what follows
+ * @page_table: the device's page table, a value entry for each page:
+ *		pfn << 1 | writable. An entry holds no reference: it is gone
+ *		before the page is, by client_invalidate().
+ * @flights: migrations that are under way
+ */
+struct client {
+	struct testdev *device;
+	struct mmu_interval_notifier notifier;
+	struct mutex lock;		/* see above */
+	struct xarray page_table;
+	struct list_head flights;
+};
+
+/**
+ * struct flight - a migration between its setup and its finalize
+ * @node: in client->flights
+ * @start: first address
+ * @end: behind the last address
+ * @task: who migrates
+ * @stale: somebody else changed the range meanwhile
+ */
+struct flight {
+	struct list_head node;
+	unsigned long start;
+	unsigned long end;
+	struct task_struct *task;
+	bool stale;
+};
+
+/**
+ * struct move - where one batch comes from and where it goes
+ * @device: the device that it goes to or comes from
+ * @client: whose device page table learns of it; NULL for a CPU fault
+ * @vma: the vma; NULL for an eviction
+ * @start: the first address, if there is a vma
+ * @fault_page: the page that the CPU faulted on, or NULL
+ * @to_device: direction
+ * @skip_holes: leave holes alone
+ */
+struct move {
+	struct testdev *device;
+	struct client *client;
+	struct vm_area_struct *vma;
+	unsigned long start;
+	struct page *fault_page;
+	bool to_device;
+	bool skip_holes;
+};
+
+static struct testdev *testdevs[NR_DEVICES];
+static unsigned int nr_testdevs;
+
+/* Device memory */
+
+static struct testdev *page_to_testdev(struct page *page)
+{
+	return container_of(page->pgmap, struct testdev, pgmap);
+}
+
+/* By address and not by page->pgmap: @pfn may be of any driver, or stale. */
+static struct testdev *pfn_to_testdev(unsigned long pfn)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr_testdevs; i++) {
+		struct range *range = &testdevs[i]->pgmap.range;
+
+		if (pfn >= PHYS_PFN(range->start) && pfn <= PHYS_PFN(range->end))
+			return testdevs[i];
+	}
+	return NULL;
+}
+
+static unsigned long testdev_first_pfn(struct testdev *device)
+{
+	return PHYS_PFN(device->pgmap.range.start);
+}
+
+static unsigned long testdev_pages(struct testdev *device)
+{
+	return range_len(&device->pgmap.range) >> PAGE_SHIFT;
+}
+
+static unsigned long testdev_free_pages(struct testdev *device)
+{
+	return gen_pool_avail(device->pool) >> PAGE_SHIFT;
+}
+
+/* Where the contents of @page are, be it a device's or ordinary memory. */
+static void *map_contents(struct page *page)
+{
+	struct testdev *device;
+
+	if (!is_device_private_page(page))
+		return kmap_local_page(page);
+
+	device = page_to_testdev(page);
+	return device->vram +
+		((page_to_pfn(page) - testdev_first_pfn(device)) << PAGE_SHIFT);
+}
+
+static void unmap_contents(struct page *page, void *contents)
+{
+	if (!is_device_private_page(page))
+		kunmap_local(contents);
+}
+
+static void fill_contents(struct page *page, int byte)
+{
+	void *contents = map_contents(page);
+
+	memset(contents, byte, PAGE_SIZE);
+	unmap_contents(page, contents);
+}
+
+static bool testdev_fails(struct testdev *device, unsigned int what,
+			  unsigned int order)
+{
+	struct injection *inject = &device->inject[what];
+	bool fails = false;
+
+	/* Not armed, the usual case. Racing with the ioctl is the caller's luck. */
+	if (!READ_ONCE(inject->times))
+		return false;
+
+	spin_lock(&device->inject_lock);
+	if (inject->times && order >= inject->order) {
+		if (inject->nth > 1) {
+			inject->nth--;
+		} else {
+			WRITE_ONCE(inject->times, inject->times - 1);
+			inject->injected++;
+			fails = true;
+		}
+	}
+	spin_unlock(&device->inject_lock);
+	return fails;
+}
+
+/*
+ * Take device memory of any order up to MAX_ORDER_DEVICE from the pool,
+ * naturally aligned. Returns the pfn, or 0.
+ */
+static unsigned long testdev_take(struct testdev *device, unsigned int order)
+{
+	unsigned long addr;
+
+	if (testdev_fails(device, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, order))
+		return 0;
+
+	addr = gen_pool_alloc(device->pool, PAGE_SIZE << order);
+	if (!addr)
+		return 0;
+
+	atomic64_inc(&device->allocated[order]);
+	return PHYS_PFN(addr);
+}
+
+/* From any context in which the last reference of a folio can be dropped. */
+static void testdev_give_back(struct testdev *device, unsigned long pfn,
+			      unsigned int order)
+{
+	atomic64_inc(&device->freed[order]);
+	gen_pool_free(device->pool, PFN_PHYS(pfn), PAGE_SIZE << order);
+}
+
+/* A page of the device, referenced and locked, or NULL. */
+static struct page *testdev_alloc_page(struct testdev *device)
+{
+	unsigned long pfn = testdev_take(device, 0);
+	struct page *page;
+
+	if (!pfn)
+		return NULL;
+
+	page = pfn_to_page(pfn);
+	zone_device_page_init(page);
+	return page;
+}
+
+static void testdev_page_free(struct page *page)
+{
+	struct testdev *device = page_to_testdev(page);
+
+	/*
+	 * Whoever gets this page next must find nothing in it that could pass
+	 * for the copy that a bug left out. Before the page goes back: it may
+	 * be handed out again at once.
+	 */
+	if (poison)
+		fill_contents(page, POISON);
+	testdev_give_back(device, page_to_pfn(page), 0);
+}
+
+/* The device's page table */
+
+static void *device_entry(unsigned long pfn, bool writable)
+{
+	return xa_mk_value(pfn << 1 | writable);
+}
+
+static struct page *device_entry_page(void *entry)
+{
+	return pfn_to_page(xa_to_value(entry) >> 1);
+}
+
+static bool device_entry_writable(void *entry)
+{
+	return xa_to_value(entry) & 1;
+}
+
+static void client_forget(struct client *client, unsigned long start,
+			  unsigned long end)
+{
+	unsigned long index;
+	void *entry;
+
+	xa_for_each_range(&client->page_table, index, entry,
+			  start >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT)
+		xa_erase(&client->page_table, index);
+}
+
+/*
+ * Our own migration announces itself by an invalidation too, from within
+ * migrate_vma_setup() and migrate_vma_pages(). Only that one is no reason to
+ * distrust the outcome. The owner alone would not do: another thread may migrate
+ * the same range to the same device; nor would the task: reclaim within our own
+ * allocation may unmap something.
+ */
+static bool flight_is_own(struct flight *flight,
+			  const struct mmu_notifier_range *range, void *owner)
+{
+	return range->event == MMU_NOTIFY_MIGRATE && range->owner == owner &&
+	       flight->task == current;
+}
+
+static bool client_invalidate(struct mmu_interval_notifier *notifier,
+			      const struct mmu_notifier_range *range,
+			      unsigned long cur_seq)
+{
+	struct client *client = container_of(notifier, struct client, notifier);
+	struct flight *flight;
+
+	if (mmu_notifier_range_blockable(range))
+		mutex_lock(&client->lock);
+	else if (!mutex_trylock(&client->lock))
+		return false;
+
+	/*
+	 * Also for our own migrations: between their setup and their finalize
+	 * the device must not write to the old page, and a fault of the device
+	 * that looked at the old page must not enter it any more.
+	 */
+	mmu_interval_set_seq(notifier, cur_seq);
+	client_forget(client, range->start, range->end);
+
+	list_for_each_entry(flight, &client->flights, node) {
+		if (range->end <= flight->start || range->start >= flight->end)
+			continue;
+		if (!flight_is_own(flight, range, client->device))
+			flight->stale = true;
+	}
+	mutex_unlock(&client->lock);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops client_notifier_ops = {
+	.invalidate = client_invalidate,
+};
+
+/* Before setup: from here on, changes to the range by others are noticed. */
+static void client_take_off(struct client *client, struct flight *flight,
+			    unsigned long start, unsigned long end)
+{
+	flight->start = start;
+	flight->end = end;
+	flight->task = current;
+	flight->stale = false;
+
+	mutex_lock(&client->lock);
+	list_add(&flight->node, &client->flights);
+	mutex_unlock(&client->lock);
+}
+
+static void client_land(struct client *client, struct flight *flight)
+{
+	mutex_lock(&client->lock);
+	list_del(&flight->node);
+	mutex_unlock(&client->lock);
+}
+
+/*
+ * The pages are the process's now, and still locked: enter them into the
+ * device's page table, so that the device need not fault. If somebody else
+ * changed the range meanwhile, a MADV_DONTNEED for example, which needs the
+ * mmap_lock for reading only, then pages may be gone whose invalidation came
+ * before this; so leave it to the device's faults to find out. The same if there
+ * is no memory for an entry.
+ */
+static void client_commit(struct client *client, struct flight *flight,
+			  struct batch *batch)
+{
+	unsigned long index = flight->start >> PAGE_SHIFT;
+	unsigned long i;
+
+	mutex_lock(&client->lock);
+	for (i = 0; i < batch->npages && !flight->stale; i++) {
+		unsigned long dst = batch->dst[i];
+
+		if (batch->fates[i] < TEST_HMM_MIGRATE_MOVED)
+			continue;
+		xa_store(&client->page_table, index + i,
+			 device_entry(page_to_pfn(migrate_pfn_to_page(dst)),
+				      dst & MIGRATE_PFN_WRITE), GFP_NOWAIT);
+	}
+	mutex_unlock(&client->lock);
+}
+
+/* Enter what hmm_range_fault() found. With client->lock held. */
+static int client_enter(struct client *client, struct hmm_range *range)
+{
+	unsigned long index = range->start >> PAGE_SHIFT;
+	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
+	unsigned long i;
+
+	lockdep_assert_held(&client->lock);
+	for (i = 0; i < npages; i++) {
+		unsigned long hmm_pfn = range->hmm_pfns[i];
+		void *entry;
+
+		entry = device_entry(page_to_pfn(hmm_pfn_to_page(hmm_pfn)),
+				     hmm_pfn & HMM_PFN_WRITE);
+		entry = xa_store(&client->page_table, index + i, entry,
+				 GFP_NOWAIT);
+		if (xa_is_err(entry))
+			return xa_err(entry);
+	}
+	return 0;
+}
+
+/*
+ * hmm_range_fault() until nothing changed under it. Returns 0 with client->lock
+ * held, or an error without.
+ */
+static int client_range_fault(struct client *client, struct hmm_range *range,
+			      void (*look)(struct client *client,
+					   struct hmm_range *range))
+{
+	unsigned long deadline = jiffies + BUSY_TIMEOUT;
+	struct mm_struct *mm = client->notifier.mm;
+	int ret;
+
+	range->notifier = &client->notifier;
+	do {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (time_after(jiffies, deadline))
+			return -EBUSY;
+		cond_resched();
+
+		range->notifier_seq = mmu_interval_read_begin(&client->notifier);
+		if (mmap_read_lock_killable(mm))
+			return -EINTR;
+		ret = hmm_range_fault(range);
+		if (!ret && look)
+			look(client, range);
+		mmap_read_unlock(mm);
+		if (ret == -EBUSY)
+			continue;
+		if (ret)
+			return ret;
+
+		mutex_lock(&client->lock);
+		if (!mmu_interval_read_retry(&client->notifier,
+					     range->notifier_seq))
+			return 0;
+		mutex_unlock(&client->lock);
+	} while (true);
+}
+
+static int client_fault_pages(struct client *client, unsigned long start,
+			      unsigned long end, bool write)
+{
+	unsigned long hmm_pfns[FAULT_PAGES];
+	struct hmm_range range = {
+		.start = start,
+		.end = end,
+		.hmm_pfns = hmm_pfns,
+		.default_flags = HMM_PFN_REQ_FAULT |
+				 (write ? HMM_PFN_REQ_WRITE : 0),
+		.dev_private_owner = client->device,
+	};
+	int ret;
+
+	ret = client_range_fault(client, &range, NULL);
+	if (ret)
+		return ret;
+
+	ret = client_enter(client, &range);
+	mutex_unlock(&client->lock);
+	if (!ret && write && !(hmm_pfns[0] & HMM_PFN_WRITE))
+		return -EAGAIN;
+	return ret;
+}
+
+/*
+ * hmm_range_fault() takes the owner's private page for good enough also when a
+ * write was asked for and the entry is read-only. Then it takes a fault like the
+ * CPU's, which brings the page back to where copy on write knows it.
+ */
+static int client_write_fault(struct client *client, unsigned long addr)
+{
+	struct mm_struct *mm = client->notifier.mm;
+	struct vm_area_struct *vma;
+	int ret = -EFAULT;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	vma = vma_lookup(mm, addr);
+	if (vma && !(vma->vm_flags & VM_WRITE))
+		ret = -EPERM;
+	else if (vma)
+		ret = fixup_user_fault(mm, addr, FAULT_FLAG_WRITE, NULL);
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+/*
+ * The device faults on @addr and, while at it, on what follows up to @end.
+ *
+ * What follows may be inaccessible, or not fit into memory, while @addr is
+ * fine: then only the page of @addr counts, with memory for its entry set aside
+ * where reclaim can be waited for.
+ */
+static int client_fault(struct client *client, unsigned long addr,
+			unsigned long end, bool write)
+{
+	unsigned long start = PAGE_ALIGN_DOWN(addr);
+	int ret;
+
+	atomic64_inc(&client->device->device_faults);
+	end = min(PAGE_ALIGN(end), start + FAULT_PAGES * PAGE_SIZE);
+	ret = client_fault_pages(client, start, end, write);
+	if (ret == -EAGAIN)
+		return client_write_fault(client, start);
+	if (!ret || ret == -EBUSY || ret == -EINTR)
+		return ret;
+
+	ret = xa_reserve(&client->page_table, start >> PAGE_SHIFT, GFP_KERNEL);
+	if (ret)
+		return ret;
+	ret = client_fault_pages(client, start, start + PAGE_SIZE, write);
+	return ret == -EAGAIN ? 0 : ret;
+}
+
+/* Copy through the device's page table: -ENOENT if the device has to fault. */
+static int client_copy(struct client *client, unsigned long addr, void *buffer,
+		       size_t length, bool write)
+{
+	struct page *page;
+	void *contents;
+	void *entry;
+
+	guard(mutex)(&client->lock);
+	entry = xa_load(&client->page_table, addr >> PAGE_SHIFT);
+	if (!entry || (write && !device_entry_writable(entry)))
+		return -ENOENT;
+
+	page = device_entry_page(entry);
+	contents = map_contents(page);
+	if (write)
+		memcpy(contents + offset_in_page(addr), buffer, length);
+	else
+		memcpy(buffer, contents + offset_in_page(addr), length);
+	unmap_contents(page, contents);
+	return 0;
+}
+
+/* The bounce buffer is there because user memory can't be touched under the lock. */
+static int client_access_page(struct client *client, void *bounce,
+			      struct test_hmm_migrate_access *access, bool write)
+{
+	unsigned long addr = access->addr + access->done;
+	void __user *user = u64_to_user_ptr(access->buffer + access->done);
+	unsigned long end = access->addr + access->length;
+	size_t length = min(end - addr, PAGE_SIZE - offset_in_page(addr));
+	int ret;
+
+	if (write && copy_from_user(bounce, user, length))
+		return -EFAULT;
+
+	while ((ret = client_copy(client, addr, bounce, length, write)) == -ENOENT) {
+		access->faults++;
+		ret = client_fault(client, addr, end, write);
+		if (ret)
+			return ret;
+	}
+
+	if (!write && copy_to_user(user, bounce, length))
+		return -EFAULT;
+
+	access->done += length;
+	return 0;
+}
+
+static long client_access(struct client *client,
+			  struct test_hmm_migrate_access *access, bool write)
+{
+	struct mm_struct *mm = client->notifier.mm;
+	unsigned long end;
+	void *bounce;
+	int ret = 0;
+
+	if (access->flags || !access->length ||
+	    check_add_overflow(access->addr, access->length, &end))
+		return -EINVAL;
+
+	access->done = 0;
+	access->faults = 0;
+	if (!mmget_not_zero(mm))
+		return -ESRCH;
+
+	bounce = kmalloc(PAGE_SIZE, GFP_KERNEL);
+	if (!bounce)
+		ret = -ENOMEM;
+	while (!ret && access->done < access->length)
+		ret = client_access_page(client, bounce, access, write);
+	kfree(bounce);
+	mmput(mm);
+	return ret;
+}
+
+static long client_read(struct client *client, void *argument)
+{
+	return client_access(client, argument, false);
+}
+
+static long client_write(struct client *client, void *argument)
+{
+	return client_access(client, argument, true);
+}
+
+/* Snapshot */
+
+/*
+ * To hmm_range_fault() a hole, a swapped page and another device's private page
+ * are all the same nothing. This tells them apart by the entry itself, in the
+ * place of HMM_PFN_VALID, which is not set for any of them. It is only a look:
+ * page tables are not freed under the mmap_lock, but for those of files, which
+ * RCU keeps; and an entry that changes meanwhile fails the retry check of the
+ * notifier like anything else that hmm_range_fault() reported.
+ */
+static u8 pte_where(struct client *client, pte_t pte)
+{
+	struct testdev *device;
+	swp_entry_t entry;
+
+	if (pte_none(pte))
+		return TEST_HMM_MIGRATE_NONE;
+	/* Not accessible for the moment, for NUMA balancing. */
+	if (pte_present(pte))
+		return TEST_HMM_MIGRATE_SYSTEM;
+
+	entry = pte_to_swp_entry(pte);
+	if (!non_swap_entry(entry))
+		return TEST_HMM_MIGRATE_SWAPPED;
+	if (is_migration_entry(entry))
+		return TEST_HMM_MIGRATE_MIGRATING;
+	if (is_pte_marker_entry(entry))
+		return TEST_HMM_MIGRATE_NONE;
+	/* Device exclusive: the page is in ordinary memory. */
+	if (is_device_exclusive_entry(entry))
+		return TEST_HMM_MIGRATE_SYSTEM;
+	if (!is_device_private_entry(entry))
+		return TEST_HMM_MIGRATE_INVALID;
+
+	device = pfn_to_testdev(swp_offset_pfn(entry));
+	return device == client->device ? TEST_HMM_MIGRATE_THIS_DEVICE :
+					  TEST_HMM_MIGRATE_OTHER_DEVICE;
+}
+
+static u8 pmd_where(struct client *client, pmd_t pmd, unsigned long addr)
+{
+	if (pmd_none(pmd))
+		return TEST_HMM_MIGRATE_NONE;
+	if (is_pmd_migration_entry(pmd))
+		return TEST_HMM_MIGRATE_MIGRATING;
+	if (!pmd_present(pmd))
+		return TEST_HMM_MIGRATE_INVALID;
+	if (pmd_leaf(pmd))
+		return TEST_HMM_MIGRATE_SYSTEM;
+	if (pmd_bad(pmd))
+		return TEST_HMM_MIGRATE_INVALID;
+	/* pte_offset_map() is not for modules; on 64 bits it comes to this. */
+	return pte_where(client, ptep_get_lockless(pte_offset_kernel(&pmd, addr)));
+}
+
+static u8 addr_where(struct client *client, unsigned long addr)
+{
+	pgd_t *pgd = pgd_offset(client->notifier.mm, addr);
+	p4d_t *p4d;
+	pud_t *pud;
+
+	if (pgd_none(*pgd) || pgd_bad(*pgd))
+		return TEST_HMM_MIGRATE_NONE;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(*p4d) || p4d_bad(*p4d))
+		return TEST_HMM_MIGRATE_NONE;
+	pud = pud_offset(p4d, addr);
+	if (pud_none(*pud))
+		return TEST_HMM_MIGRATE_NONE;
+	if (pud_leaf(*pud) || pud_bad(*pud))
+		return TEST_HMM_MIGRATE_INVALID;
+
+	guard(rcu)();
+	return pmd_where(client, pmdp_get_lockless(pmd_offset(pud, addr)), addr);
+}
+
+static void snapshot_look(struct client *client, struct hmm_range *range)
+{
+	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
+	unsigned long i;
+
+	for (i = 0; i < npages; i++) {
+		if (!range->hmm_pfns[i])
+			range->hmm_pfns[i] = addr_where(client, range->start +
+							(i << PAGE_SHIFT));
+	}
+}
+
+static u8 page_where(struct client *client, struct page *page)
+{
+	struct testdev *device = pfn_to_testdev(page_to_pfn(page));
+	struct folio *folio = page_folio(page);
+
+	if (device == client->device)
+		return TEST_HMM_MIGRATE_THIS_DEVICE;
+	if (device || is_zone_device_page(page))
+		return TEST_HMM_MIGRATE_OTHER_DEVICE;
+	if (is_zero_pfn(page_to_pfn(page)))
+		return TEST_HMM_MIGRATE_ZERO;
+	/* The huge zero folio is not known to modules, but nobody maps it otherwise. */
+	if (!folio->mapping && folio_order(folio) == HPAGE_PMD_ORDER)
+		return TEST_HMM_MIGRATE_ZERO;
+	return TEST_HMM_MIGRATE_SYSTEM;
+}
+
+/*
+ * With client->lock held after the retry check: what is mapped stays mapped
+ * until client_invalidate() gets the lock, so the folio can be looked at.
+ */
+static void snapshot_page(struct client *client, unsigned long hmm_pfn,
+			  struct test_hmm_migrate_page *out)
+{
+	struct folio *folio;
+	struct page *page;
+
+	*out = (struct test_hmm_migrate_page){};
+	if (hmm_pfn & HMM_PFN_ERROR) {
+		out->where = TEST_HMM_MIGRATE_INVALID;
+		return;
+	}
+	if (!(hmm_pfn & HMM_PFN_VALID)) {
+		out->where = hmm_pfn;
+		return;
+	}
+
+	page = hmm_pfn_to_page(hmm_pfn);
+	folio = page_folio(page);
+	out->where = page_where(client, page);
+	out->flags = hmm_pfn & HMM_PFN_WRITE ? TEST_HMM_MIGRATE_WRITABLE : 0;
+	out->map_order = hmm_pfn_to_map_order(hmm_pfn);
+	out->folio_order = folio_order(folio);
+	out->folio_index = folio_page_idx(folio, page);
+}
+
+static int snapshot_pages(struct client *client, unsigned long start,
+			  unsigned long end, unsigned long *hmm_pfns,
+			  struct test_hmm_migrate_page *out)
+{
+	struct hmm_range range = {
+		.start = start,
+		.end = end,
+		.hmm_pfns = hmm_pfns,
+		.dev_private_owner = client->device,
+	};
+	unsigned long i;
+	int ret;
+
+	ret = client_range_fault(client, &range, snapshot_look);
+	if (ret)
+		return ret;
+
+	for (i = 0; i < (end - start) >> PAGE_SHIFT; i++)
+		snapshot_page(client, hmm_pfns[i], &out[i]);
+	mutex_unlock(&client->lock);
+	return 0;
+}
+
+static int check_range(u64 addr, u64 length)
+{
+	u64 end;
+
+	if (!PAGE_ALIGNED(addr) || !PAGE_ALIGNED(length) || !length ||
+	    check_add_overflow(addr, length, &end))
+		return -EINVAL;
+	return 0;
+}
+
+static int snapshot_range(struct client *client,
+			  struct test_hmm_migrate_snapshot *snapshot,
+			  unsigned long *hmm_pfns,
+			  struct test_hmm_migrate_page *out)
+{
+	struct test_hmm_migrate_page __user *user =
+		u64_to_user_ptr(snapshot->buffer);
+	unsigned long end = snapshot->addr + snapshot->length;
+	unsigned long addr, next, npages;
+	int ret;
+
+	for (addr = snapshot->addr; addr < end; addr = next) {
+		next = min(end, addr + SNAPSHOT_PAGES * PAGE_SIZE);
+		npages = (next - addr) >> PAGE_SHIFT;
+		ret = snapshot_pages(client, addr, next, hmm_pfns, out);
+		if (ret)
+			return ret;
+		if (copy_to_user(user + snapshot->done, out,
+				 npages * sizeof(*out)))
+			return -EFAULT;
+		snapshot->done += npages;
+	}
+	return 0;
+}
+
+static long client_snapshot(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_snapshot *snapshot = argument;
+	struct mm_struct *mm = client->notifier.mm;
+	struct test_hmm_migrate_page *out;
+	unsigned long *hmm_pfns;
+	long ret;
+
+	if (snapshot->flags)
+		return -EINVAL;
+	ret = check_range(snapshot->addr, snapshot->length);
+	if (ret)
+		return ret;
+	if (snapshot->addr + snapshot->length > TASK_SIZE)
+		return -EFAULT;
+
+	snapshot->done = 0;
+	if (!mmget_not_zero(mm))
+		return -ESRCH;
+	hmm_pfns = kmalloc_array(SNAPSHOT_PAGES, sizeof(*hmm_pfns), GFP_KERNEL);
+	out = kmalloc_array(SNAPSHOT_PAGES, sizeof(*out), GFP_KERNEL);
+	ret = -ENOMEM;
+	if (hmm_pfns && out)
+		ret = snapshot_range(client, snapshot, hmm_pfns, out);
+	kfree(out);
+	kfree(hmm_pfns);
+	mmput(mm);
+	return ret;
+}
+
+/* Migration */
+
+static int batch_alloc(struct batch *batch, unsigned long max)
+{
+	batch->max = max;
+	batch->src = kvmalloc_array(max, sizeof(*batch->src), GFP_KERNEL);
+	batch->dst = kvmalloc_array(max, sizeof(*batch->dst), GFP_KERNEL);
+	batch->fates = kvmalloc_array(max, sizeof(*batch->fates), GFP_KERNEL);
+	if (batch->src && batch->dst && batch->fates)
+		return 0;
+	return -ENOMEM;
+}
+
+static void batch_free(struct batch *batch)
+{
+	kvfree(batch->src);
+	kvfree(batch->dst);
+	kvfree(batch->fates);
+}
+
+static void batch_reset(struct batch *batch, unsigned long npages)
+{
+	batch->npages = npages;
+	memset(batch->src, 0, npages * sizeof(*batch->src));
+	memset(batch->dst, 0, npages * sizeof(*batch->dst));
+}
+
+static void counts_lap(struct counts *counts, unsigned int part, u64 *then)
+{
+	u64 now = ktime_get_ns();
+
+	counts->time[part] += now - *then;
+	*then = now;
+}
+
+static void counts_to_device(struct counts *counts, struct testdev *device,
+			     bool to_device)
+{
+	atomic64_t *pages = to_device ? device->to_device : device->to_system;
+	unsigned int i;
+
+	for (i = 0; i < TEST_HMM_MIGRATE_NR_FATES; i++)
+		atomic64_add(counts->pages[i], &pages[i]);
+	for (i = 0; i < TEST_HMM_MIGRATE_NR_TIMES; i++)
+		atomic64_add(counts->time[i], &device->time[i]);
+}
+
+/* Copy a page, or fill it with zeros if there is no source. */
+static int copy_page_contents(struct testdev *device, struct page *to,
+			      struct page *from)
+{
+	void *to_contents, *from_contents;
+
+	if (testdev_fails(device, TEST_HMM_MIGRATE_FAIL_COPY, 0))
+		return -EIO;
+
+	if (!from) {
+		fill_contents(to, 0);
+		return 0;
+	}
+
+	to_contents = map_contents(to);
+	from_contents = map_contents(from);
+	memcpy(to_contents, from_contents, PAGE_SIZE);
+	unmap_contents(from, from_contents);
+	unmap_contents(to, to_contents);
+	return 0;
+}
+
+/* A page of ordinary memory, referenced and locked, or NULL. */
+static struct page *system_alloc_page(struct move *move, unsigned long addr)
+{
+	struct page *page;
+
+	if (testdev_fails(move->device, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC, 0))
+		return NULL;
+
+	if (move->vma)
+		page = alloc_page_vma(GFP_HIGHUSER_MOVABLE, move->vma, addr);
+	else
+		page = alloc_page(GFP_HIGHUSER_MOVABLE);
+	if (!page)
+		return NULL;
+
+	lock_page(page);
+	return page;
+}
+
+/* Find a new page for slot @i and copy the old one's contents. */
+static u8 move_page(struct move *move, struct batch *batch, unsigned long i)
+{
+	unsigned long src = batch->src[i];
+	struct page *from = migrate_pfn_to_page(src);
+	bool writable = src & MIGRATE_PFN_WRITE;
+	struct page *to;
+
+	if (!(src & MIGRATE_PFN_MIGRATE))
+		return TEST_HMM_MIGRATE_NOT_SELECTED;
+	if (!from && (!move->to_device || move->skip_holes))
+		return TEST_HMM_MIGRATE_NO_SOURCE;
+
+	if (move->to_device)
+		to = testdev_alloc_page(move->device);
+	else
+		to = system_alloc_page(move, move->start + (i << PAGE_SHIFT));
+	if (!to)
+		return TEST_HMM_MIGRATE_NO_DESTINATION;
+
+	if (copy_page_contents(move->device, to, from)) {
+		unlock_page(to);
+		put_page(to);
+		return TEST_HMM_MIGRATE_COPY_FAILED;
+	}
+
+	/* A hole gets the access that the vma allows, see migrate_vma_pages(). */
+	if (!from)
+		writable = move->vma->vm_flags & VM_WRITE;
+	batch->dst[i] = migrate_pfn(page_to_pfn(to)) |
+			(writable ? MIGRATE_PFN_WRITE : 0);
+	return from ? TEST_HMM_MIGRATE_MOVED : TEST_HMM_MIGRATE_FILLED;
+}
+
+static void move_pages_contents(struct move *move, struct batch *batch)
+{
+	unsigned long i;
+
+	for (i = 0; i < batch->npages; i++)
+		batch->fates[i] = move_page(move, batch, i);
+}
+
+/* After migrate_vma_pages(), which takes MIGRATE away from what it refuses. */
+static void move_settle(struct move *move, struct batch *batch,
+			struct counts *counts)
+{
+	unsigned long i;
+
+	for (i = 0; i < batch->npages; i++) {
+		u8 *fate = &batch->fates[i];
+
+		if (*fate >= TEST_HMM_MIGRATE_MOVED &&
+		    !(batch->src[i] & MIGRATE_PFN_MIGRATE))
+			*fate = TEST_HMM_MIGRATE_REFUSED;
+		/* Without a vma that is a page of the device that nobody uses. */
+		if (!move->vma && *fate == TEST_HMM_MIGRATE_NOT_SELECTED)
+			continue;
+		counts->pages[*fate]++;
+	}
+}
+
+static unsigned long move_select(struct move *move)
+{
+	if (move->to_device)
+		return MIGRATE_VMA_SELECT_SYSTEM;
+	if (move->device->kind == TEST_HMM_MIGRATE_PRIVATE)
+		return MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
+	return MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+}
+
+/* One trip through the stages, with the mmap_lock held for reading. */
+static int move_stages(struct move *move, struct batch *batch,
+		       struct flight *flight, struct counts *counts)
+{
+	struct migrate_vma args = {
+		.vma = move->vma,
+		.start = move->start,
+		.end = move->start + (batch->npages << PAGE_SHIFT),
+		.src = batch->src,
+		.dst = batch->dst,
+		.pgmap_owner = move->device,
+		.flags = move_select(move),
+		.fault_page = move->fault_page,
+	};
+	u64 then = ktime_get_ns();
+
+	/* The range lies in the vma: what is invalid can only be the vma's kind. */
+	if (migrate_vma_setup(&args))
+		return -EOPNOTSUPP;
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_SETUP, &then);
+
+	move_pages_contents(move, batch);
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_COPY, &then);
+
+	migrate_vma_pages(&args);
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_PAGES, &then);
+
+	move_settle(move, batch, counts);
+	if (flight && move->to_device)
+		client_commit(move->client, flight, batch);
+
+	then = ktime_get_ns();
+	migrate_vma_finalize(&args);
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_FINALIZE, &then);
+	return 0;
+}
+
+static int move_batch(struct move *move, struct batch *batch,
+		      struct counts *counts)
+{
+	struct flight flight;
+	int ret;
+
+	if (!move->client)
+		return move_stages(move, batch, NULL, counts);
+
+	client_take_off(move->client, &flight, move->start,
+			move->start + (batch->npages << PAGE_SHIFT));
+	ret = move_stages(move, batch, &flight, counts);
+	client_land(move->client, &flight);
+	return ret;
+}
+
+/*
+ * Move the next chunk of [addr, end). Chunks end at multiples of their size, so
+ * that none cuts a huge page in two, and where a vma ends. Returns the address
+ * behind it through @next.
+ */
+static int client_move_chunk(struct client *client, unsigned long addr,
+			     unsigned long end, unsigned long chunk,
+			     struct move *move, struct batch *batch,
+			     struct counts *counts, unsigned long *next)
+{
+	struct mm_struct *mm = client->notifier.mm;
+	int ret = -EFAULT;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+
+	move->vma = vma_lookup(mm, addr);
+	if (!move->vma)
+		goto out;
+
+	*next = min3(end, move->vma->vm_end, addr - addr % chunk + chunk);
+	move->start = addr;
+	batch_reset(batch, (*next - addr) >> PAGE_SHIFT);
+	ret = move_batch(move, batch, counts);
+out:
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+static int client_move(struct client *client,
+		       struct test_hmm_migrate_range *range, bool to_device,
+		       struct counts *counts)
+{
+	struct move move = {
+		.device = client->device,
+		.client = client,
+		.to_device = to_device,
+		.skip_holes = range->flags & TEST_HMM_MIGRATE_SKIP_HOLES,
+	};
+	unsigned long chunk = range->chunk ?: DEFAULT_CHUNK;
+	unsigned long end = range->addr + range->length;
+	unsigned long addr = range->addr;
+	struct batch batch;
+	int ret;
+
+	ret = batch_alloc(&batch, min(chunk, range->length) >> PAGE_SHIFT);
+	while (!ret && addr < end) {
+		ret = client_move_chunk(client, addr, end, chunk, &move,
+					&batch, counts, &addr);
+		cond_resched();
+	}
+	batch_free(&batch);
+	return ret;
+}
+
+static long client_migrate(struct client *client,
+			   struct test_hmm_migrate_range *range, bool to_device)
+{
+	u32 flags = to_device ? TEST_HMM_MIGRATE_SKIP_HOLES : 0;
+	struct mm_struct *mm = client->notifier.mm;
+	struct counts counts = {};
+	long ret;
+
+	if (range->flags & ~flags)
+		return -EINVAL;
+	if (!PAGE_ALIGNED(range->chunk) || range->chunk > MAX_CHUNK)
+		return -EINVAL;
+	ret = check_range(range->addr, range->length);
+	if (ret)
+		return ret;
+
+	memset(range->pages, 0, sizeof(range->pages));
+	memset(range->time, 0, sizeof(range->time));
+	if (!mmget_not_zero(mm))
+		return -ESRCH;
+	ret = client_move(client, range, to_device, &counts);
+	mmput(mm);
+
+	counts_to_device(&counts, client->device, to_device);
+	memcpy(range->pages, counts.pages, sizeof(counts.pages));
+	memcpy(range->time, counts.time, sizeof(counts.time));
+	return ret;
+}
+
+static long client_migrate_to_device(struct client *client, void *argument)
+{
+	return client_migrate(client, argument, true);
+}
+
+static long client_migrate_to_system(struct client *client, void *argument)
+{
+	return client_migrate(client, argument, false);
+}
+
+static vm_fault_t fate_to_fault(u8 fate)
+{
+	switch (fate) {
+	case TEST_HMM_MIGRATE_NO_DESTINATION:
+		return VM_FAULT_OOM;
+	case TEST_HMM_MIGRATE_COPY_FAILED:
+		return VM_FAULT_SIGBUS;
+	default:
+		/* Moved, or somebody else holds it: the CPU tries again. */
+		return 0;
+	}
+}
+
+/* The CPU touched private memory. Only this page comes back. */
+static vm_fault_t testdev_migrate_to_ram(struct vm_fault *vmf)
+{
+	struct testdev *device = page_to_testdev(vmf->page);
+	unsigned long src = 0, dst = 0;
+	u8 fate = TEST_HMM_MIGRATE_NOT_SELECTED;
+	struct batch batch = {
+		.max = 1,
+		.npages = 1,
+		.src = &src,
+		.dst = &dst,
+		.fates = &fate,
+	};
+	struct move move = {
+		.device = device,
+		.vma = vmf->vma,
+		.start = PAGE_ALIGN_DOWN(vmf->address),
+		.fault_page = vmf->page,
+	};
+	struct counts counts = {};
+
+	atomic64_inc(&device->cpu_faults);
+	if (move_batch(&move, &batch, &counts))
+		return VM_FAULT_SIGBUS;
+
+	counts_to_device(&counts, device, false);
+	return fate_to_fault(fate);
+}
+
+static const struct dev_pagemap_ops testdev_pgmap_ops = {
+	.page_free = testdev_page_free,
+	.migrate_to_ram = testdev_migrate_to_ram,
+};
+
+/* Eviction, by the device's pfns */
+
+static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
+			       unsigned long npages, struct counts *counts)
+{
+	struct batch *batch = &device->evict_batch;
+	struct move move = { .device = device };
+	u64 then;
+
+	batch_reset(batch, npages);
+	then = ktime_get_ns();
+	migrate_device_range(batch->src, pfn, npages);
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_SETUP, &then);
+
+	move_pages_contents(&move, batch);
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_COPY, &then);
+
+	migrate_device_pages(batch->src, batch->dst, npages);
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_PAGES, &then);
+
+	move_settle(&move, batch, counts);
+	then = ktime_get_ns();
+	migrate_device_finalize(batch->src, batch->dst, npages);
+	counts_lap(counts, TEST_HMM_MIGRATE_TIME_FINALIZE, &then);
+}
+
+/* Move all that can be moved. Returns how many pages are still in use. */
+static unsigned long testdev_evict(struct testdev *device, struct counts *counts)
+{
+	unsigned long pfn = testdev_first_pfn(device);
+	unsigned long end = pfn + testdev_pages(device);
+
+	mutex_lock(&device->evict_lock);
+	while (pfn < end) {
+		unsigned long npages = min(end - pfn, device->evict_batch.max);
+
+		testdev_evict_pfns(device, pfn, npages, counts);
+		pfn += npages;
+		cond_resched();
+	}
+	mutex_unlock(&device->evict_lock);
+	counts_to_device(counts, device, false);
+	return testdev_pages(device) - testdev_free_pages(device);
+}
+
+static long client_evict(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_evict *evict = argument;
+	struct counts counts = {};
+
+	if (evict->flags)
+		return -EINVAL;
+
+	memset(evict->pages, 0, sizeof(evict->pages));
+	memset(evict->time, 0, sizeof(evict->time));
+	evict->remaining = testdev_evict(client->device, &counts);
+	memcpy(evict->pages, counts.pages, sizeof(counts.pages));
+	memcpy(evict->time, counts.time, sizeof(counts.time));
+	return 0;
+}
+
+/*
+ * The device goes away. A page that somebody has locked or pinned for the
+ * moment is waited for: its contents exist nowhere else.
+ */
+static void testdev_evict_all(struct testdev *device)
+{
+	unsigned long remaining, rounds = 0;
+
+	do {
+		struct counts counts = {};
+
+		remaining = testdev_evict(device, &counts);
+		if (!remaining)
+			return;
+		if (++rounds % 500 == 0)
+			pr_warn("%s: waiting for %lu pages that are in use\n",
+				device->name, remaining);
+		msleep(20);
+	} while (true);
+}
+
+/* What is known of a device */
+
+static long client_info(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_info *info = argument;
+	struct testdev *device = client->device;
+
+	if (info->flags)
+		return -EINVAL;
+	info->device = device->id;
+	info->kind = device->kind;
+	info->pages = testdev_pages(device);
+	info->free = testdev_free_pages(device);
+	return 0;
+}
+
+static void read_counters(u64 *to, atomic64_t *from, unsigned int nr, bool reset)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		to[i] = reset ? atomic64_xchg(&from[i], 0) : atomic64_read(&from[i]);
+}
+
+static void read_injected(struct testdev *device,
+			  struct test_hmm_migrate_statistics *stats, bool reset)
+{
+	unsigned int i;
+
+	spin_lock(&device->inject_lock);
+	for (i = 0; i < TEST_HMM_MIGRATE_NR_FAIL; i++) {
+		stats->injected[i] = device->inject[i].injected;
+		if (reset)
+			device->inject[i].injected = 0;
+	}
+	spin_unlock(&device->inject_lock);
+}
+
+static long client_statistics(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_statistics *stats = argument;
+	struct testdev *device = client->device;
+	bool reset = stats->flags & TEST_HMM_MIGRATE_RESET;
+
+	if (stats->flags & ~TEST_HMM_MIGRATE_RESET)
+		return -EINVAL;
+
+	memset(&stats->to_device, 0, sizeof(*stats) -
+	       offsetof(struct test_hmm_migrate_statistics, to_device));
+	read_counters(stats->to_device, device->to_device,
+		      TEST_HMM_MIGRATE_NR_FATES, reset);
+	read_counters(stats->to_system, device->to_system,
+		      TEST_HMM_MIGRATE_NR_FATES, reset);
+	read_counters(stats->time, device->time, TEST_HMM_MIGRATE_NR_TIMES, reset);
+	read_counters(&stats->cpu_faults, &device->cpu_faults, 1, reset);
+	read_counters(&stats->device_faults, &device->device_faults, 1, reset);
+	read_counters(stats->allocated, device->allocated,
+		      MAX_ORDER_DEVICE + 1, reset);
+	read_counters(stats->freed, device->freed, MAX_ORDER_DEVICE + 1, reset);
+	read_injected(device, stats, reset);
+	return 0;
+}
+
+static long client_inject(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_inject *inject = argument;
+	struct testdev *device = client->device;
+
+	if (inject->what >= TEST_HMM_MIGRATE_NR_FAIL || inject->reserved ||
+	    inject->order > MAX_ORDER_DEVICE || !inject->nth != !inject->times)
+		return -EINVAL;
+
+	spin_lock(&device->inject_lock);
+	device->inject[inject->what].order = inject->order;
+	device->inject[inject->what].nth = inject->nth;
+	WRITE_ONCE(device->inject[inject->what].times, inject->times);
+	spin_unlock(&device->inject_lock);
+	return 0;
+}
+
+/* The device node */
+
+union argument {
+	struct test_hmm_migrate_info info;
+	struct test_hmm_migrate_range range;
+	struct test_hmm_migrate_access access;
+	struct test_hmm_migrate_snapshot snapshot;
+	struct test_hmm_migrate_evict evict;
+	struct test_hmm_migrate_statistics statistics;
+	struct test_hmm_migrate_inject inject;
+};
+
+#define COMMAND(_number, _type, _run) \
+	{ .number = _number, .size = sizeof(struct _type), .run = _run }
+
+/* The first version of each structure is the current one, so far. */
+static const struct command {
+	unsigned int number;
+	size_t size;
+	long (*run)(struct client *client, void *argument);
+} commands[] = {
+	COMMAND(TEST_HMM_MIGRATE_INFO, test_hmm_migrate_info, client_info),
+	COMMAND(TEST_HMM_MIGRATE_TO_DEVICE, test_hmm_migrate_range,
+		client_migrate_to_device),
+	COMMAND(TEST_HMM_MIGRATE_TO_SYSTEM, test_hmm_migrate_range,
+		client_migrate_to_system),
+	COMMAND(TEST_HMM_MIGRATE_READ, test_hmm_migrate_access, client_read),
+	COMMAND(TEST_HMM_MIGRATE_WRITE, test_hmm_migrate_access, client_write),
+	COMMAND(TEST_HMM_MIGRATE_SNAPSHOT, test_hmm_migrate_snapshot,
+		client_snapshot),
+	COMMAND(TEST_HMM_MIGRATE_EVICT, test_hmm_migrate_evict, client_evict),
+	COMMAND(TEST_HMM_MIGRATE_STATISTICS, test_hmm_migrate_statistics,
+		client_statistics),
+	COMMAND(TEST_HMM_MIGRATE_INJECT, test_hmm_migrate_inject, client_inject),
+};
+
+static long run_command(struct client *client, const struct command *command,
+			void __user *user)
+{
+	union argument argument;
+	long ret;
+	u32 size;
+
+	if (get_user(size, (u32 __user *)user))
+		return -EFAULT;
+	if (size < command->size)
+		return -EINVAL;
+	/* Do not let a wrong size make us look for zeros in all of memory. */
+	if (size > PAGE_SIZE)
+		return -E2BIG;
+	ret = copy_struct_from_user(&argument, command->size, user, size);
+	if (ret)
+		return ret;
+	/* It may have changed since it was read. */
+	argument.info.size = size;
+
+	ret = command->run(client, &argument);
+	if (copy_to_user(user, &argument, command->size) && !ret)
+		ret = -EFAULT;
+	return ret;
+}
+
+static long client_ioctl(struct file *file, unsigned int number, unsigned long arg)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (commands[i].number == number)
+			return run_command(file->private_data, &commands[i],
+					   (void __user *)arg);
+	}
+	return -ENOTTY;
+}
+
+static int client_open(struct inode *inode, struct file *file)
+{
+	struct testdev *device = container_of(file->private_data,
+					      struct testdev, misc);
+	struct client *client;
+	int ret;
+
+	client = kzalloc(sizeof(*client), GFP_KERNEL);
+	if (!client)
+		return -ENOMEM;
+
+	client->device = device;
+	mutex_init(&client->lock);
+	xa_init(&client->page_table);
+	INIT_LIST_HEAD(&client->flights);
+	ret = mmu_interval_notifier_insert(&client->notifier, current->mm, 0,
+					   ULONG_MAX & PAGE_MASK,
+					   &client_notifier_ops);
+	if (ret) {
+		kfree(client);
+		return ret;
+	}
+
+	file->private_data = client;
+	return 0;
+}
+
+/*
+ * What the process has on the device stays there, and stays its own: the CPU
+ * finds it without this file.
+ */
+static int client_release(struct inode *inode, struct file *file)
+{
+	struct client *client = file->private_data;
+
+	mmu_interval_notifier_remove(&client->notifier);
+	xa_destroy(&client->page_table);
+	kfree(client);
+	return 0;
+}
+
+static const struct file_operations testdev_fops = {
+	.owner = THIS_MODULE,
+	.open = client_open,
+	.release = client_release,
+	.unlocked_ioctl = client_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+/* Arrival and departure of devices */
+
+static int testdev_create_pool(struct testdev *device)
+{
+	struct range *range = &device->pgmap.range;
+
+	device->pool = gen_pool_create(PAGE_SHIFT, NUMA_NO_NODE);
+	if (!device->pool)
+		return -ENOMEM;
+
+	/* The region starts at a multiple of 2 MiB, so alignment in it will do. */
+	gen_pool_set_algo(device->pool, gen_pool_first_fit_order_align, NULL);
+	return gen_pool_add(device->pool, range->start, range_len(range),
+			    NUMA_NO_NODE);
+}
+
+static int testdev_create_vram(struct testdev *device)
+{
+	if (device->kind != TEST_HMM_MIGRATE_PRIVATE)
+		return 0;
+
+	device->vram = vmalloc(range_len(&device->pgmap.range));
+	if (!device->vram)
+		return -ENOMEM;
+	/* Other people's data: slow to scan, and no references of ours. */
+	kmemleak_no_scan(device->vram);
+	return 0;
+}
+
+static int testdev_create_pages(struct testdev *device)
+{
+	unsigned long pfn = testdev_first_pfn(device);
+	unsigned long end = pfn + testdev_pages(device);
+	struct dev_pagemap *pgmap = &device->pgmap;
+	void *ret;
+
+	pgmap->type = device->kind == TEST_HMM_MIGRATE_PRIVATE ?
+		      MEMORY_DEVICE_PRIVATE : MEMORY_DEVICE_COHERENT;
+	pgmap->nr_range = 1;
+	pgmap->ops = &testdev_pgmap_ops;
+	pgmap->owner = device;
+	ret = memremap_pages(pgmap, numa_mem_id());
+	if (IS_ERR(ret))
+		return PTR_ERR(ret);
+
+	for (; poison && pfn < end; pfn++)
+		fill_contents(pfn_to_page(pfn), POISON);
+	return 0;
+}
+
+static void release_region_of(struct resource *region)
+{
+	release_mem_region(region->start, resource_size(region));
+}
+
+/* Only after testdev_evict_all(): memunmap_pages() waits for every reference. */
+static void testdev_destroy(struct testdev *device)
+{
+	memunmap_pages(&device->pgmap);
+	batch_free(&device->evict_batch);
+	gen_pool_destroy(device->pool);
+	vfree(device->vram);
+	release_region_of(device->region);
+	kfree(device);
+}
+
+static int testdev_create_parts(struct testdev *device)
+{
+	int ret;
+
+	ret = testdev_create_vram(device);
+	if (ret)
+		return ret;
+	ret = testdev_create_pool(device);
+	if (ret)
+		return ret;
+	ret = batch_alloc(&device->evict_batch, DEFAULT_CHUNK >> PAGE_SHIFT);
+	if (ret)
+		return ret;
+	return testdev_create_pages(device);
+}
+
+/* Takes over @region, of at least @size bytes, also when it fails. */
+static int testdev_create(unsigned int kind, struct resource *region, u64 size)
+{
+	struct testdev *device;
+	int ret;
+
+	device = kzalloc(sizeof(*device), GFP_KERNEL);
+	if (!device) {
+		release_region_of(region);
+		return -ENOMEM;
+	}
+
+	device->id = nr_testdevs;
+	device->kind = kind;
+	device->region = region;
+	device->pgmap.range.start = region->start;
+	device->pgmap.range.end = region->start + size - 1;
+	mutex_init(&device->evict_lock);
+	spin_lock_init(&device->inject_lock);
+	snprintf(device->name, sizeof(device->name), "hmm_migrate%u", device->id);
+
+	ret = testdev_create_parts(device);
+	if (ret)
+		goto err;
+
+	device->misc.minor = MISC_DYNAMIC_MINOR;
+	device->misc.name = device->name;
+	device->misc.fops = &testdev_fops;
+	testdevs[nr_testdevs++] = device;
+	pr_info("%s: %lu MiB of %s memory\n", device->name,
+		testdev_pages(device) >> (20 - PAGE_SHIFT),
+		kind == TEST_HMM_MIGRATE_PRIVATE ? "private" : "coherent");
+	return 0;
+err:
+	batch_free(&device->evict_batch);
+	if (device->pool)
+		gen_pool_destroy(device->pool);
+	vfree(device->vram);
+	release_region_of(region);
+	kfree(device);
+	return ret;
+}
+
+static int create_private_devices(void)
+{
+	u64 size = (u64)size_mb << 20;
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < NR_PRIVATE_DEVICES; i++) {
+		struct resource *region;
+
+		/* An address range that nothing answers to. */
+		region = request_free_mem_region(&iomem_resource, size,
+						 KBUILD_MODNAME);
+		if (IS_ERR(region))
+			return PTR_ERR(region);
+		ret = testdev_create(TEST_HMM_MIGRATE_PRIVATE, region, size);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/*
+ * The kernel's other HMM test driver uses the same kind of memory without
+ * requesting it, so ask the page maps too.
+ */
+static bool memory_in_use(u64 start)
+{
+	struct dev_pagemap *pgmap = get_dev_pagemap(PHYS_PFN(start), NULL);
+
+	if (!pgmap)
+		return false;
+	put_dev_pagemap(pgmap);
+	return true;
+}
+
+static int create_coherent_device(struct resource *soft_reserved, void *unused)
+{
+	u64 start = ALIGN(soft_reserved->start, SZ_2M);
+	u64 end = ALIGN_DOWN(soft_reserved->end + 1, SZ_2M);
+	struct resource *region = NULL;
+	u64 size;
+
+	if (nr_testdevs == NR_DEVICES || start >= end)
+		return 0;
+
+	size = min(end - start, (u64)size_mb << 20);
+	if (!memory_in_use(start))
+		region = request_mem_region(start, size, KBUILD_MODNAME);
+	if (!region) {
+		pr_err("Soft Reserved memory at %#llx is in use, is test_hmm loaded?\n",
+		       start);
+		return -EBUSY;
+	}
+	return testdev_create(TEST_HMM_MIGRATE_COHERENT, region, size);
+}
+
+/* Memory that the firmware has set aside for drivers: none is no error. */
+static int create_coherent_devices(void)
+{
+	int ret = walk_iomem_res_desc(IORES_DESC_SOFT_RESERVED, IORESOURCE_MEM,
+				      0, -1, NULL, create_coherent_device);
+
+	return ret == -EINVAL ? 0 : ret;
+}
+
+static void destroy_devices(void)
+{
+	while (nr_testdevs) {
+		struct testdev *device = testdevs[nr_testdevs - 1];
+
+		testdev_evict_all(device);
+		nr_testdevs--;
+		testdev_destroy(device);
+	}
+}
+
+/* Nobody can open a device before all of them are there. */
+static int register_devices(void)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < nr_testdevs; i++) {
+		ret = misc_register(&testdevs[i]->misc);
+		if (ret)
+			goto err;
+	}
+	return 0;
+err:
+	while (i--)
+		misc_deregister(&testdevs[i]->misc);
+	return ret;
+}
+
+static int __init test_hmm_migrate_init(void)
+{
+	int ret;
+
+	if (!size_mb || size_mb % 2) {
+		pr_err("size_mb=%u is not a multiple of 2\n", size_mb);
+		return -EINVAL;
+	}
+
+	ret = create_private_devices();
+	if (!ret)
+		ret = create_coherent_devices();
+	if (!ret)
+		ret = register_devices();
+	if (ret)
+		destroy_devices();
+	return ret;
+}
+
+static void __exit test_hmm_migrate_exit(void)
+{
+	unsigned int i;
+
+	/* No file is open, so nothing moves to the devices any more. */
+	for (i = 0; i < nr_testdevs; i++)
+		misc_deregister(&testdevs[i]->misc);
+	destroy_devices();
+}
+
+module_init(test_hmm_migrate_init);
+module_exit(test_hmm_migrate_exit);
+MODULE_DESCRIPTION("Test driver for the migration of ranges to device memory");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * The interface of the range migration test driver, lib/test_hmm_migrate.c.
+ *
+ * Each device has a node, /dev/hmm_migrate0 and so on. An open file stands for
+ * the address space of the process that opened it, also after fork(): every
+ * address below, except the pointers to buffers, is an address of that process.
+ *
+ * Each ioctl takes a structure that starts with its own size in bytes, by the
+ * rules of copy_struct_from_user(): a program that was built against an older
+ * or a newer version of a structure works as long as it leaves what the kernel
+ * does not know zero. Fields marked (out) are ignored on the way in. They are
+ * written back whenever the arguments were accepted, also when the call then
+ * fails, so that a caller always learns how far it came.
+ *
+ * Errors that any ioctl may return:
+ *
+ *   EFAULT  the structure cannot be read or written
+ *   EINVAL  the size is smaller than the first version of the structure; a
+ *           flag is not known; a reserved field is not zero
+ *   E2BIG   the size is larger than the kernel's structure and the rest is
+ *           not zero
+ *   ENOTTY  no such ioctl
+ *
+ * The ioctls that take a range of addresses return in addition:
+ *
+ *   EINVAL  the length is zero, the range wraps, or (where pages are meant) an
+ *           address or a length is not a multiple of the page size
+ *   EFAULT  a part of the range is not mapped, or the buffer is not accessible
+ *   ESRCH   the process that opened the file is gone
+ *   EINTR   a fatal signal arrived
+ *   ENOMEM  out of memory
+ */
+#ifndef _LIB_TEST_HMM_MIGRATE_UAPI_H
+#define _LIB_TEST_HMM_MIGRATE_UAPI_H
+
+#include <linux/types.h>
+#include <linux/ioctl.h>
+
+#define TEST_HMM_MIGRATE_MAX_DEVICES	4
+#define TEST_HMM_MIGRATE_MAX_ORDER	9
+
+/* What became of a page of a range. */
+enum {
+	/* The core did not select it: busy, pinned, large, elsewhere, ... */
+	TEST_HMM_MIGRATE_NOT_SELECTED,
+	/* Nothing to move: a hole or a zero page, and holes are not filled. */
+	TEST_HMM_MIGRATE_NO_SOURCE,
+	/* No memory for it at the destination. */
+	TEST_HMM_MIGRATE_NO_DESTINATION,
+	/* The copy failed. */
+	TEST_HMM_MIGRATE_COPY_FAILED,
+	/* Copied, and then refused by migrate_vma_pages(). */
+	TEST_HMM_MIGRATE_REFUSED,
+	/* It moved. */
+	TEST_HMM_MIGRATE_MOVED,
+	/* A hole or a zero page, now filled with a page of zeros. */
+	TEST_HMM_MIGRATE_FILLED,
+	/* Fewer than TEST_HMM_MIGRATE_FATES, which leaves room for more. */
+	TEST_HMM_MIGRATE_NR_FATES,
+};
+
+#define TEST_HMM_MIGRATE_FATES		16
+
+/* The parts of a migration whose time is taken. */
+enum {
+	TEST_HMM_MIGRATE_TIME_SETUP,
+	TEST_HMM_MIGRATE_TIME_COPY,	/* allocate and copy */
+	TEST_HMM_MIGRATE_TIME_PAGES,
+	TEST_HMM_MIGRATE_TIME_FINALIZE,
+	TEST_HMM_MIGRATE_NR_TIMES,
+};
+
+/* The kinds of a device's memory. */
+enum {
+	TEST_HMM_MIGRATE_PRIVATE,	/* the CPU cannot address it */
+	TEST_HMM_MIGRATE_COHERENT,	/* the CPU can */
+};
+
+/**
+ * struct test_hmm_migrate_info - what kind of a device is this?
+ * @size: size of this structure in bytes
+ * @flags: must be 0
+ * @device: (out) number of the device, as in the name of its node
+ * @kind: (out) TEST_HMM_MIGRATE_PRIVATE or TEST_HMM_MIGRATE_COHERENT
+ * @pages: (out) device memory, in pages
+ * @free: (out) how many of these are free
+ */
+struct test_hmm_migrate_info {
+	__u32 size;
+	__u32 flags;
+	__u32 device;
+	__u32 kind;
+	__u64 pages;
+	__u64 free;
+};
+
+/* Leave holes and zero pages alone. To the device only. */
+#define TEST_HMM_MIGRATE_SKIP_HOLES	0x1
+
+/**
+ * struct test_hmm_migrate_range - migrate a range to the device, or back
+ * @size: size of this structure in bytes
+ * @flags: TEST_HMM_MIGRATE_SKIP_HOLES or 0
+ * @addr: first address, page aligned
+ * @length: bytes, a multiple of the page size
+ * @chunk: bytes for each trip through the stages, a multiple of the page size;
+ *	   0 means 2 MiB; at most 1 GiB. A chunk also ends where a vma ends.
+ * @pages: (out) number of pages by what became of them; on success the sum is
+ *	   all pages of the range
+ * @time: (out) nanoseconds by part
+ *
+ * Pages that cannot move stay where they were and are counted; that alone is
+ * no error.
+ *
+ * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or
+ * device memory for example. What lies before it has been dealt with.
+ */
+struct test_hmm_migrate_range {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 length;
+	__u64 chunk;
+	__u64 pages[TEST_HMM_MIGRATE_FATES];
+	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
+};
+
+/**
+ * struct test_hmm_migrate_access - the device reads or writes memory
+ * @size: size of this structure in bytes
+ * @flags: must be 0
+ * @addr: first address, of any alignment
+ * @length: bytes
+ * @buffer: pointer to @length bytes in the calling process
+ * @done: (out) bytes that were read or written
+ * @faults: (out) number of faults of the device
+ *
+ * EFAULT: a part of the range cannot be read at all.
+ * EPERM: a part of the range must not be written.
+ * EBUSY: the page tables changed all the time for ten seconds.
+ */
+struct test_hmm_migrate_access {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 length;
+	__u64 buffer;
+	__u64 done;
+	__u64 faults;
+};
+
+/* Where a page is. */
+enum {
+	TEST_HMM_MIGRATE_NONE,		/* nothing there yet */
+	TEST_HMM_MIGRATE_ZERO,		/* the zero page, of any size */
+	TEST_HMM_MIGRATE_SYSTEM,
+	TEST_HMM_MIGRATE_THIS_DEVICE,
+	TEST_HMM_MIGRATE_OTHER_DEVICE,
+	TEST_HMM_MIGRATE_SWAPPED,
+	TEST_HMM_MIGRATE_MIGRATING,	/* a migration entry, on its way */
+	TEST_HMM_MIGRATE_INVALID,	/* no vma, or not ordinary memory */
+};
+
+#define TEST_HMM_MIGRATE_WRITABLE	0x1
+
+/**
+ * struct test_hmm_migrate_page - one page of a snapshot
+ * @where: TEST_HMM_MIGRATE_NONE, ...
+ * @flags: TEST_HMM_MIGRATE_WRITABLE if the entry is writable
+ * @map_order: order of the mapping as hmm_range_fault() reports it
+ * @folio_order: order of the folio that the page belongs to
+ * @folio_index: which page of that folio it is
+ */
+struct test_hmm_migrate_page {
+	__u8 where;
+	__u8 flags;
+	__u8 map_order;
+	__u8 folio_order;
+	__u32 folio_index;
+};
+
+/**
+ * struct test_hmm_migrate_snapshot - where is each page of a range?
+ * @size: size of this structure in bytes
+ * @flags: must be 0
+ * @addr: first address, page aligned
+ * @length: bytes, a multiple of the page size
+ * @buffer: pointer to a struct test_hmm_migrate_page for each page of the range
+ * @done: (out) number of pages that were written to @buffer
+ *
+ * Nothing is faulted in. A part of the range that is not mapped is no error
+ * here, its pages are TEST_HMM_MIGRATE_INVALID. Each 2 MiB of the range are
+ * seen at one moment, the next ones at a later moment.
+ *
+ * EFAULT: the buffer is not accessible, or the range leaves the address space.
+ * EBUSY: the page tables changed all the time for ten seconds.
+ */
+struct test_hmm_migrate_snapshot {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 length;
+	__u64 buffer;
+	__u64 done;
+};
+
+/**
+ * struct test_hmm_migrate_evict - empty the device, whoever's memory it holds
+ * @size: size of this structure in bytes
+ * @flags: must be 0
+ * @pages: (out) number of pages by what became of them
+ * @remaining: (out) pages of the device that are still in use
+ * @time: (out) nanoseconds by part
+ *
+ * By device pfn, no vma is looked at. Pages that are busy or pinned remain.
+ */
+struct test_hmm_migrate_evict {
+	__u32 size;
+	__u32 flags;
+	__u64 pages[TEST_HMM_MIGRATE_FATES];
+	__u64 remaining;
+	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
+};
+
+/* Set the counters to zero after they were read. */
+#define TEST_HMM_MIGRATE_RESET		0x1
+
+/**
+ * struct test_hmm_migrate_statistics - counters of the device
+ * @size: size of this structure in bytes
+ * @flags: TEST_HMM_MIGRATE_RESET or 0
+ * @to_device: (out) pages by what became of them, to the device
+ * @to_system: (out) the same for the way back: by ioctl, CPU fault, eviction
+ * @time: (out) nanoseconds by part, in all of these
+ * @cpu_faults: (out) CPU faults on the device's private memory
+ * @device_faults: (out) faults of the device
+ * @allocated: (out) device allocations by order
+ * @freed: (out) frees of device memory by order
+ * @injected: (out) failures injected, by TEST_HMM_MIGRATE_FAIL_*
+ */
+struct test_hmm_migrate_statistics {
+	__u32 size;
+	__u32 flags;
+	__u64 to_device[TEST_HMM_MIGRATE_FATES];
+	__u64 to_system[TEST_HMM_MIGRATE_FATES];
+	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
+	__u64 cpu_faults;
+	__u64 device_faults;
+	__u64 allocated[TEST_HMM_MIGRATE_MAX_ORDER + 1];
+	__u64 freed[TEST_HMM_MIGRATE_MAX_ORDER + 1];
+	__u64 injected[4];
+};
+
+/* What can be made to fail. */
+enum {
+	TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
+	TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
+	TEST_HMM_MIGRATE_FAIL_COPY,
+	TEST_HMM_MIGRATE_NR_FAIL,
+};
+
+/**
+ * struct test_hmm_migrate_inject - make allocations or copies fail
+ * @size: size of this structure in bytes
+ * @what: TEST_HMM_MIGRATE_FAIL_*
+ * @order: only what is of this order or larger counts, and fails
+ * @reserved: must be 0
+ * @nth: the first one to fail, 1 is the next one; 0 stops all failures
+ * @times: how many fail from there on, at least 1; must be 0 if @nth is 0
+ *
+ * For the whole device, for CPU faults and evictions too. A new call takes
+ * the place of the one before for the same @what.
+ *
+ * EINVAL: no such @what or @order; @nth and @times do not go together.
+ */
+struct test_hmm_migrate_inject {
+	__u32 size;
+	__u32 what;
+	__u32 order;
+	__u32 reserved;
+	__u64 nth;
+	__u64 times;
+};
+
+/*
+ * The size travels in the structure, so it is not a part of the number: the
+ * number stays when a structure grows.
+ */
+#define TEST_HMM_MIGRATE_INFO		_IO('H', 0x40)
+#define TEST_HMM_MIGRATE_TO_DEVICE	_IO('H', 0x41)
+#define TEST_HMM_MIGRATE_TO_SYSTEM	_IO('H', 0x42)
+#define TEST_HMM_MIGRATE_READ		_IO('H', 0x43)
+#define TEST_HMM_MIGRATE_WRITE		_IO('H', 0x44)
+#define TEST_HMM_MIGRATE_SNAPSHOT	_IO('H', 0x45)
+#define TEST_HMM_MIGRATE_EVICT		_IO('H', 0x46)
+#define TEST_HMM_MIGRATE_STATISTICS	_IO('H', 0x47)
+#define TEST_HMM_MIGRATE_INJECT		_IO('H', 0x48)
+
+#endif /* _LIB_TEST_HMM_MIGRATE_UAPI_H */

@@ -1,0 +1,2117 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Migration of a range of a process to device memory and back, through the
+ * devices of lib/test_hmm_migrate.c. Every test that moves data looks at every
+ * byte of it. Every test ends with all device memory free again.
+ *
+ * Environment:
+ *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
+ *   HMM_MIGRATE_MODULE	path of test_hmm_migrate.ko, for the test that unloads it
+ *
+ * Needs root; for all of the tests also gup_test, hugetlbfs and swap space:
+ * hmm_migrate.sh sees to that.
+ */
+#define _GNU_SOURCE
+#include "../kselftest_harness.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/*
+ * Private to the kernel's test driver, so it is not in the usual
+ * include/uapi/... directory.
+ */
+#include <lib/test_hmm_migrate_uapi.h>
+#include <mm/gup_test.h>
+
+#define PAGES		128UL
+#define TIMEOUT		240
+#define DEFAULT_TRIPS	1000
+#define TWO_MEG		(2UL << 20)
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT	21
+#endif
+
+static unsigned long page_size;
+
+static unsigned long trips(void)
+{
+	const char *text = getenv("HMM_MIGRATE_TRIPS");
+	unsigned long number = text ? strtoul(text, NULL, 0) : 0;
+
+	return number ?: DEFAULT_TRIPS;
+}
+
+/* Contents: each word depends on the seed and on where it is. */
+
+static uint64_t pattern(unsigned long seed, size_t offset)
+{
+	return (offset / sizeof(uint64_t) + 1) * 0x9e3779b97f4a7c15ull ^ seed << 56 ^ seed;
+}
+
+static void fill(void *memory, size_t size, unsigned long seed)
+{
+	uint64_t *words = memory;
+	size_t offset;
+
+	for (offset = 0; offset < size; offset += sizeof(*words))
+		words[offset / sizeof(*words)] = pattern(seed, offset);
+}
+
+/* Number of words that are not what fill() made them, from @offset to @end. */
+static size_t wrong_part(const void *memory, size_t offset, size_t end,
+			 unsigned long seed)
+{
+	const uint64_t *words = memory;
+	size_t count = 0;
+
+	for (; offset < end; offset += sizeof(*words))
+		count += words[offset / sizeof(*words)] != pattern(seed, offset);
+	return count;
+}
+
+static size_t wrong(const void *memory, size_t size, unsigned long seed)
+{
+	return wrong_part(memory, 0, size, seed);
+}
+
+static size_t nonzero(const void *memory, size_t size)
+{
+	const unsigned char *bytes = memory;
+	size_t i, count = 0;
+
+	for (i = 0; i < size; i++)
+		count += bytes[i] != 0;
+	return count;
+}
+
+static void *map_pages(unsigned long npages)
+{
+	return mmap(NULL, npages * page_size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+/* The driver's ioctls: 0 or -errno */
+
+static int device_ioctl(int fd, unsigned long request, void *argument)
+{
+	return ioctl(fd, request, argument) ? -errno : 0;
+}
+
+static int open_device(unsigned int device)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/dev/hmm_migrate%u", device);
+	return open(path, O_RDWR | O_CLOEXEC);
+}
+
+static int migrate(int fd, unsigned long request, void *addr,
+		   unsigned long npages, unsigned int flags,
+		   struct test_hmm_migrate_range *range)
+{
+	memset(range, 0, sizeof(*range));
+	range->size = sizeof(*range);
+	range->flags = flags;
+	range->addr = (uintptr_t)addr;
+	range->length = npages * page_size;
+	return device_ioctl(fd, request, range);
+}
+
+static int to_device(int fd, void *addr, unsigned long npages,
+		     struct test_hmm_migrate_range *range)
+{
+	return migrate(fd, TEST_HMM_MIGRATE_TO_DEVICE, addr, npages, 0, range);
+}
+
+static int to_system(int fd, void *addr, unsigned long npages,
+		     struct test_hmm_migrate_range *range)
+{
+	return migrate(fd, TEST_HMM_MIGRATE_TO_SYSTEM, addr, npages, 0, range);
+}
+
+static uint64_t sum_of(const struct test_hmm_migrate_range *range)
+{
+	uint64_t sum = 0;
+	int i;
+
+	for (i = 0; i < TEST_HMM_MIGRATE_FATES; i++)
+		sum += range->pages[i];
+	return sum;
+}
+
+static int access_memory(int fd, unsigned long request, void *addr, size_t size,
+			 const void *buffer, struct test_hmm_migrate_access *access)
+{
+	memset(access, 0, sizeof(*access));
+	access->size = sizeof(*access);
+	access->addr = (uintptr_t)addr;
+	access->length = size;
+	access->buffer = (uintptr_t)buffer;
+	return device_ioctl(fd, request, access);
+}
+
+static int device_read(int fd, void *addr, size_t size, void *buffer)
+{
+	struct test_hmm_migrate_access access;
+
+	return access_memory(fd, TEST_HMM_MIGRATE_READ, addr, size, buffer, &access);
+}
+
+static int device_write(int fd, void *addr, size_t size, const void *buffer)
+{
+	struct test_hmm_migrate_access access;
+
+	return access_memory(fd, TEST_HMM_MIGRATE_WRITE, addr, size, buffer, &access);
+}
+
+/* Number of wrong words as the device sees them; the CPU touches nothing. */
+static size_t device_wrong(int fd, void *addr, size_t size, unsigned long seed)
+{
+	void *buffer = malloc(size);
+	size_t count = size;
+
+	if (buffer && !device_read(fd, addr, size, buffer))
+		count = wrong(buffer, size, seed);
+	free(buffer);
+	return count;
+}
+
+static int snapshot(int fd, void *addr, unsigned long npages,
+		    struct test_hmm_migrate_page *pages)
+{
+	struct test_hmm_migrate_snapshot argument = {
+		.size = sizeof(argument),
+		.addr = (uintptr_t)addr,
+		.length = npages * page_size,
+		.buffer = (uintptr_t)pages,
+	};
+	int ret = device_ioctl(fd, TEST_HMM_MIGRATE_SNAPSHOT, &argument);
+
+	if (!ret && argument.done != npages)
+		return -EIO;
+	return ret;
+}
+
+/* How many pages of the range are @where; all of them if there is an error. */
+static long pages_at(int fd, void *addr, unsigned long npages, unsigned int where)
+{
+	struct test_hmm_migrate_page *pages = calloc(npages, sizeof(*pages));
+	unsigned long i;
+	long count = 0;
+	int ret;
+
+	ret = pages ? snapshot(fd, addr, npages, pages) : -ENOMEM;
+	for (i = 0; !ret && i < npages; i++)
+		count += pages[i].where == where;
+	free(pages);
+	return ret ? ret : count;
+}
+
+static long writable_pages(int fd, void *addr, unsigned long npages)
+{
+	struct test_hmm_migrate_page *pages = calloc(npages, sizeof(*pages));
+	unsigned long i;
+	long count = 0;
+	int ret;
+
+	ret = pages ? snapshot(fd, addr, npages, pages) : -ENOMEM;
+	for (i = 0; !ret && i < npages; i++)
+		count += !!(pages[i].flags & TEST_HMM_MIGRATE_WRITABLE);
+	free(pages);
+	return ret ? ret : count;
+}
+
+static int inject(int fd, unsigned int what, unsigned long nth,
+		  unsigned long times)
+{
+	struct test_hmm_migrate_inject argument = {
+		.size = sizeof(argument),
+		.what = what,
+		.nth = nth,
+		.times = times,
+	};
+
+	return device_ioctl(fd, TEST_HMM_MIGRATE_INJECT, &argument);
+}
+
+static int statistics(int fd, unsigned int flags,
+		      struct test_hmm_migrate_statistics *stats)
+{
+	memset(stats, 0, sizeof(*stats));
+	stats->size = sizeof(*stats);
+	stats->flags = flags;
+	return device_ioctl(fd, TEST_HMM_MIGRATE_STATISTICS, stats);
+}
+
+static int get_info(int fd, struct test_hmm_migrate_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	info->size = sizeof(*info);
+	return device_ioctl(fd, TEST_HMM_MIGRATE_INFO, info);
+}
+
+/* Device pages in use; frees may be a moment late, behind an RCU or a batch. */
+static long device_used(int fd, unsigned long expected)
+{
+	struct test_hmm_migrate_info info;
+	long used = -1;
+	int tries;
+
+	for (tries = 0; tries < 100; tries++) {
+		int ret = get_info(fd, &info);
+
+		if (ret)
+			return ret;
+		used = info.pages - info.free;
+		if (used == (long)expected)
+			break;
+		usleep(20000);
+	}
+	return used;
+}
+
+static int evict(int fd, struct test_hmm_migrate_evict *argument)
+{
+	memset(argument, 0, sizeof(*argument));
+	argument->size = sizeof(*argument);
+	return device_ioctl(fd, TEST_HMM_MIGRATE_EVICT, argument);
+}
+
+static void disarm(int fd)
+{
+	unsigned int what;
+
+	for (what = 0; what < TEST_HMM_MIGRATE_NR_FAIL; what++)
+		inject(fd, what, 0, 0);
+}
+
+/* Exit status of a child that was forked for @pid, or -1. */
+static int reap(pid_t pid)
+{
+	int status;
+
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -1;
+	return WEXITSTATUS(status);
+}
+
+/* One device and a buffer of PAGES pages, filled with seed 1. */
+
+FIXTURE(device)
+{
+	int fd;
+	unsigned char *memory;
+	size_t size;
+	struct test_hmm_migrate_range range;
+};
+
+FIXTURE_VARIANT(device)
+{
+	unsigned int device;
+	bool private;
+};
+
+FIXTURE_VARIANT_ADD(device, private)
+{
+	.device = 0,
+	.private = true,
+};
+
+FIXTURE_VARIANT_ADD(device, coherent)
+{
+	.device = 2,
+	.private = false,
+};
+
+FIXTURE_SETUP(device)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	self->size = PAGES * page_size;
+	self->fd = open_device(variant->device);
+	if (self->fd < 0 && variant->device == 2)
+		SKIP(return, "no coherent device, is there Soft Reserved memory?");
+	ASSERT_LE(0, self->fd);
+	disarm(self->fd);
+	self->memory = map_pages(PAGES);
+	ASSERT_NE(MAP_FAILED, (void *)self->memory);
+	fill(self->memory, self->size, 1);
+}
+
+FIXTURE_TEARDOWN(device)
+{
+	if (self->fd < 0)
+		return;
+	disarm(self->fd);
+	/* Some tests have unmapped it, wholly or in part: that is no error. */
+	munmap(self->memory, self->size);
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	close(self->fd);
+}
+
+TEST_F_TIMEOUT(device, info, TIMEOUT)
+{
+	struct test_hmm_migrate_info info;
+
+	ASSERT_EQ(0, get_info(self->fd, &info));
+	EXPECT_EQ(variant->device, info.device);
+	EXPECT_EQ(variant->private ? TEST_HMM_MIGRATE_PRIVATE :
+				     TEST_HMM_MIGRATE_COHERENT, info.kind);
+	EXPECT_LE(PAGES, info.pages);
+	EXPECT_EQ(info.pages, info.free);
+}
+
+TEST_F_TIMEOUT(device, there_and_back, TIMEOUT)
+{
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(PAGES, writable_pages(self->fd, self->memory, PAGES));
+	EXPECT_EQ(PAGES, device_used(self->fd, PAGES));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(PAGES, writable_pages(self->fd, self->memory, PAGES));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* Over the same range, with new contents each time. */
+TEST_F_TIMEOUT(device, a_thousand_trips, TIMEOUT)
+{
+	unsigned long npages = PAGES / 4, trip;
+	size_t size = npages * page_size;
+
+	for (trip = 0; trip < trips(); trip++) {
+		fill(self->memory, size, trip);
+		ASSERT_EQ(0, to_device(self->fd, self->memory, npages, &self->range));
+		ASSERT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]) {
+			TH_LOG("trip %lu", trip);
+		}
+		ASSERT_EQ(0, to_system(self->fd, self->memory, npages, &self->range));
+		ASSERT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]) {
+			TH_LOG("trip %lu", trip);
+		}
+		ASSERT_EQ(0, wrong(self->memory, size, trip)) {
+			TH_LOG("trip %lu", trip);
+		}
+	}
+}
+
+TEST_F_TIMEOUT(device, chunks_of_any_size, TIMEOUT)
+{
+	static const unsigned long chunks[] = { 1, 2, 3, 7, 64, PAGES, 2 * PAGES };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(chunks); i++) {
+		struct test_hmm_migrate_range range = {
+			.size = sizeof(range),
+			.addr = (uintptr_t)self->memory,
+			.length = self->size,
+			.chunk = chunks[i] * page_size,
+		};
+
+		ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					  &range));
+		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
+					  &range));
+		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	}
+}
+
+TEST_F_TIMEOUT(device, holes_are_filled, TIMEOUT)
+{
+	unsigned char *memory = map_pages(PAGES);
+	unsigned long i, populated = 0;
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	for (i = 0; i < PAGES; i += 3, populated++)
+		fill(memory + i * page_size, page_size, i);
+
+	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
+	EXPECT_EQ(populated, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES - populated, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(PAGES, writable_pages(self->fd, memory, PAGES));
+
+	ASSERT_EQ(0, to_system(self->fd, memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	for (i = 0; i < PAGES; i++) {
+		unsigned char *page = memory + i * page_size;
+
+		EXPECT_EQ(0, i % 3 ? nonzero(page, page_size) :
+				     wrong(page, page_size, i));
+	}
+	munmap(memory, self->size);
+}
+
+TEST_F_TIMEOUT(device, holes_are_left_alone, TIMEOUT)
+{
+	unsigned char *memory = map_pages(PAGES);
+	unsigned long i;
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	for (i = 0; i < PAGES; i += 2)
+		fill(memory + i * page_size, page_size, i);
+
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, memory, PAGES,
+			     TEST_HMM_MIGRATE_SKIP_HOLES, &self->range));
+	EXPECT_EQ(PAGES / 2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES / 2, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
+	EXPECT_EQ(PAGES / 2, pages_at(self->fd, memory, PAGES,
+				      TEST_HMM_MIGRATE_NONE));
+
+	ASSERT_EQ(0, to_system(self->fd, memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES / 2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	for (i = 0; i < PAGES; i += 2)
+		EXPECT_EQ(0, wrong(memory + i * page_size, page_size, i));
+	EXPECT_EQ(PAGES / 2, pages_at(self->fd, memory, PAGES,
+				      TEST_HMM_MIGRATE_NONE));
+	munmap(memory, self->size);
+}
+
+TEST_F_TIMEOUT(device, a_range_of_nothing_but_holes, TIMEOUT)
+{
+	/* No page table at all below it, for a part of it at least. */
+	size_t size = 2 * TWO_MEG;
+	unsigned long npages = size / page_size;
+	unsigned char *memory = map_pages(npages);
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	ASSERT_EQ(0, madvise(memory, size, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(npages, device_used(self->fd, npages));
+	EXPECT_EQ(0, nonzero(memory, size));
+	munmap(memory, size);
+}
+
+TEST_F_TIMEOUT(device, zero_page, TIMEOUT)
+{
+	unsigned char *memory = map_pages(PAGES);
+	unsigned long i;
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	ASSERT_EQ(0, madvise(memory, self->size, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, nonzero(memory, self->size));
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_ZERO));
+
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, memory, PAGES,
+			     TEST_HMM_MIGRATE_SKIP_HOLES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_ZERO));
+
+	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, nonzero(memory, self->size));
+	for (i = 0; i < PAGES; i++)
+		memory[i * page_size] = i;
+	for (i = 0; i < PAGES; i++)
+		EXPECT_EQ((unsigned char)i, memory[i * page_size]);
+	munmap(memory, self->size);
+}
+
+TEST_F_TIMEOUT(device, read_only_mapping, TIMEOUT)
+{
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, PAGES));
+	EXPECT_EQ(-EPERM, device_write(self->fd, self->memory, 1, "x"));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, device_write(self->fd, self->memory, 1, self->memory));
+	fill(self->memory, self->size, 2);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+}
+
+TEST_F_TIMEOUT(device, half_of_a_range, TIMEOUT)
+{
+	unsigned long half = PAGES / 2;
+	unsigned char *middle = self->memory + half * page_size;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, half, &self->range));
+	EXPECT_EQ(half, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(half, pages_at(self->fd, self->memory, half,
+				 TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(half, pages_at(self->fd, middle, half, TEST_HMM_MIGRATE_SYSTEM));
+
+	/* And only one page of it back, from the middle. */
+	ASSERT_EQ(0, to_system(self->fd, self->memory + half / 2 * page_size, 1,
+			       &self->range));
+	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(half - 1, pages_at(self->fd, self->memory, PAGES,
+				     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+TEST_F_TIMEOUT(device, overlapping_ranges, TIMEOUT)
+{
+	unsigned long quarter = PAGES / 4;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, 3 * quarter, &self->range));
+	EXPECT_EQ(3 * quarter, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, to_device(self->fd, self->memory + quarter * page_size,
+			       3 * quarter, &self->range));
+	EXPECT_EQ(quarter, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(2 * quarter, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+
+	ASSERT_EQ(0, to_system(self->fd, self->memory, 2 * quarter, &self->range));
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(2 * quarter, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+TEST_F_TIMEOUT(device, several_protections, TIMEOUT)
+{
+	static const int protections[] = {
+		PROT_READ, PROT_READ | PROT_WRITE, PROT_NONE, PROT_READ | PROT_EXEC,
+	};
+	unsigned long eighth = PAGES / 8, i;
+
+	for (i = 0; i < 8; i++) {
+		ASSERT_EQ(0, mprotect(self->memory + i * eighth * page_size,
+				      eighth * page_size,
+				      protections[i % ARRAY_SIZE(protections)]));
+	}
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(2 * eighth, writable_pages(self->fd, self->memory, PAGES));
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* The child leaves with 0 if it saw seed 1 everywhere, also after its COW. */
+static void child_reads_and_writes(unsigned char *memory, size_t size,
+				   int from_parent, int to_parent)
+{
+	char go;
+
+	if (wrong(memory, size, 1))
+		_exit(1);
+	if (write(to_parent, "r", 1) != 1 || read(from_parent, &go, 1) != 1)
+		_exit(2);
+	/* The parent has written. */
+	if (wrong(memory, size, 1))
+		_exit(3);
+	fill(memory, size, 3);
+	if (wrong(memory, size, 3))
+		_exit(4);
+	_exit(0);
+}
+
+static int fork_and_write_both(unsigned char *memory, size_t size,
+			       int (*between)(void *data), void *data)
+{
+	int to_child[2], to_parent[2];
+	char ready;
+	pid_t pid;
+	int ret;
+
+	if (pipe(to_child) || pipe(to_parent))
+		return -1;
+	pid = fork();
+	if (!pid)
+		child_reads_and_writes(memory, size, to_child[0], to_parent[1]);
+	ret = pid < 0 || (between && between(data)) ||
+	      read(to_parent[0], &ready, 1) != 1;
+	if (!ret) {
+		fill(memory, size, 2);
+		ret = write(to_child[1], "g", 1) != 1;
+	}
+	close(to_child[0]);
+	close(to_child[1]);
+	close(to_parent[0]);
+	close(to_parent[1]);
+	return reap(pid) ?: ret ? -2 : wrong(memory, size, 2) ? -3 : 0;
+}
+
+struct fork_trip {
+	int fd;
+	void *memory;
+	unsigned long moved;
+};
+
+static int migrate_while_shared(void *data)
+{
+	struct fork_trip *trip = data;
+	struct test_hmm_migrate_range range;
+	int ret = to_device(trip->fd, trip->memory, PAGES, &range);
+
+	trip->moved = range.pages[TEST_HMM_MIGRATE_MOVED];
+	return ret;
+}
+
+TEST_F_TIMEOUT(device, fork_before, TIMEOUT)
+{
+	struct fork_trip trip = { .fd = self->fd, .memory = self->memory };
+
+	ASSERT_EQ(0, fork_and_write_both(self->memory, self->size,
+					 migrate_while_shared, &trip));
+	/* The child reads meanwhile, so a page may be busy. */
+	EXPECT_LT(0, trip.moved);
+}
+
+TEST_F_TIMEOUT(device, fork_after, TIMEOUT)
+{
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, fork_and_write_both(self->memory, self->size, NULL, NULL));
+}
+
+/* What the device writes after a fork, the child must not see. */
+TEST_F_TIMEOUT(device, fork_and_device_write, TIMEOUT)
+{
+	unsigned char *buffer = malloc(self->size);
+	int to_child[2];
+	char go;
+	pid_t pid;
+
+	ASSERT_NE(NULL, buffer);
+	fill(buffer, self->size, 2);
+	ASSERT_EQ(0, pipe(to_child));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (read(to_child[0], &go, 1) != 1)
+			_exit(1);
+		_exit(wrong(self->memory, self->size, 1) ? 2 : 0);
+	}
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, PAGES));
+	EXPECT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
+	EXPECT_EQ(1, write(to_child[1], "g", 1));
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+	free(buffer);
+}
+
+TEST_F_TIMEOUT(device, cpu_read_fault, TIMEOUT)
+{
+	struct test_hmm_migrate_statistics stats;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, statistics(self->fd, TEST_HMM_MIGRATE_RESET, &stats));
+
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	if (variant->private) {
+		EXPECT_EQ(PAGES, stats.cpu_faults);
+		EXPECT_EQ(PAGES, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+					  TEST_HMM_MIGRATE_SYSTEM));
+	} else {
+		EXPECT_EQ(0, stats.cpu_faults);
+		EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+					  TEST_HMM_MIGRATE_THIS_DEVICE));
+	}
+}
+
+TEST_F_TIMEOUT(device, cpu_write_fault, TIMEOUT)
+{
+	unsigned long i;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	/* The last word of every second page. */
+	for (i = 0; i < PAGES; i += 2)
+		memset(self->memory + (i + 1) * page_size - 8, 0x11, 8);
+	EXPECT_EQ(variant->private ? PAGES / 2 : PAGES,
+		  pages_at(self->fd, self->memory, PAGES,
+			   TEST_HMM_MIGRATE_THIS_DEVICE));
+	for (i = 0; i < PAGES; i += 2) {
+		unsigned char *end = self->memory + (i + 1) * page_size;
+
+		EXPECT_EQ(0x1111111111111111ull, *(uint64_t *)(end - 8));
+		*(uint64_t *)(end - 8) = pattern(1, (i + 1) * page_size - 8);
+	}
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+TEST_F_TIMEOUT(device, device_writes, TIMEOUT)
+{
+	unsigned char *buffer = malloc(self->size);
+
+	ASSERT_NE(NULL, buffer);
+	fill(buffer, self->size, 2);
+
+	/* To its own memory, */
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+
+	/* to system memory, */
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	fill(buffer, self->size, 3);
+	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 3));
+
+	/* and both at once, unaligned, over the edge of a page. */
+	ASSERT_EQ(0, to_device(self->fd, self->memory, 1, &self->range));
+	ASSERT_EQ(0, device_write(self->fd, self->memory + page_size - 3, 7,
+				  "abcdefg"));
+	EXPECT_EQ(0, memcmp(self->memory + page_size - 3, "abcdefg", 7));
+	memcpy(self->memory + page_size - 3, buffer + page_size - 3, 7);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 3));
+	free(buffer);
+}
+
+TEST_F_TIMEOUT(device, device_reads, TIMEOUT)
+{
+	struct test_hmm_migrate_access access;
+	unsigned char *memory = map_pages(PAGES);
+	unsigned char *buffer = malloc(self->size);
+	char text[7];
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	ASSERT_NE(NULL, buffer);
+
+	/* Holes: the device faults them in. */
+	memset(buffer, 0xff, self->size);
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory,
+				   self->size, buffer, &access));
+	EXPECT_EQ(self->size, access.done);
+	EXPECT_LT(0, access.faults);
+	EXPECT_EQ(0, nonzero(buffer, self->size));
+
+	/* What the CPU wrote since: the device must not see the zero page. */
+	fill(memory, self->size, 4);
+	EXPECT_EQ(0, device_wrong(self->fd, memory, self->size, 4));
+
+	/* A second time without a fault. */
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory,
+				   self->size, buffer, &access));
+	EXPECT_EQ(0, access.faults);
+
+	/* After a migration without a fault: the driver entered the pages. */
+	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory,
+				   self->size, buffer, &access));
+	EXPECT_EQ(0, access.faults);
+	EXPECT_EQ(0, wrong(buffer, self->size, 4));
+
+	memcpy(memory + page_size - 3, "gfedcba", 7);
+	ASSERT_EQ(0, device_read(self->fd, memory + page_size - 3, 7, text));
+	EXPECT_EQ(0, memcmp(text, "gfedcba", 7));
+	free(buffer);
+	munmap(memory, self->size);
+}
+
+TEST_F_TIMEOUT(device, device_access_ends_at_a_gap, TIMEOUT)
+{
+	struct test_hmm_migrate_access access;
+	unsigned char *buffer = malloc(self->size);
+	unsigned long half = PAGES / 2;
+
+	ASSERT_NE(NULL, buffer);
+	ASSERT_EQ(0, munmap(self->memory + half * page_size, page_size));
+	EXPECT_EQ(-EFAULT, access_memory(self->fd, TEST_HMM_MIGRATE_READ,
+					 self->memory, self->size, buffer,
+					 &access));
+	EXPECT_EQ(half * page_size, access.done);
+	EXPECT_EQ(0, wrong(buffer, half * page_size, 1));
+
+	ASSERT_EQ(0, mprotect(self->memory + page_size, page_size, PROT_READ));
+	fill(buffer, self->size, 2);
+	EXPECT_EQ(-EPERM, access_memory(self->fd, TEST_HMM_MIGRATE_WRITE,
+					self->memory, self->size, buffer,
+					&access));
+	EXPECT_EQ(page_size, access.done);
+	EXPECT_EQ(0, wrong(self->memory, page_size, 2));
+	free(buffer);
+}
+
+TEST_F_TIMEOUT(device, munmap_on_the_device, TIMEOUT)
+{
+	unsigned long quarter = PAGES / 4;
+	size_t size = quarter * page_size;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, munmap(self->memory + size, 2 * size));
+	EXPECT_EQ(2 * quarter, device_used(self->fd, 2 * quarter));
+	EXPECT_EQ(2 * quarter, pages_at(self->fd, self->memory, PAGES,
+					TEST_HMM_MIGRATE_INVALID));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, size, 1));
+	EXPECT_EQ(-EFAULT, device_write(self->fd, self->memory + size, 1, "x"));
+	EXPECT_EQ(0, wrong(self->memory, size, 1));
+	EXPECT_EQ(0, wrong_part(self->memory, 3 * size, self->size, 1));
+}
+
+TEST_F_TIMEOUT(device, mremap_on_the_device, TIMEOUT)
+{
+	unsigned char *target = map_pages(PAGES);
+
+	ASSERT_NE(MAP_FAILED, (void *)target);
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(target, mremap(self->memory, self->size, self->size,
+				 MREMAP_MAYMOVE | MREMAP_FIXED, target));
+	EXPECT_EQ(PAGES, pages_at(self->fd, target, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_INVALID));
+	EXPECT_EQ(-EFAULT, device_write(self->fd, self->memory, 1, "x"));
+	EXPECT_EQ(0, device_wrong(self->fd, target, self->size, 1));
+	EXPECT_EQ(0, wrong(target, self->size, 1));
+	munmap(target, self->size);
+}
+
+TEST_F_TIMEOUT(device, mprotect_on_the_device, TIMEOUT)
+{
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, PAGES));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(-EPERM, device_write(self->fd, self->memory, 1, "x"));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_NONE));
+	EXPECT_EQ(-EFAULT, device_read(self->fd, self->memory, 1, &(char){0}));
+
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+	ASSERT_EQ(0, device_write(self->fd, self->memory, 8,
+				  &(uint64_t){pattern(1, 0)}));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+TEST_F_TIMEOUT(device, dontneed_on_the_device, TIMEOUT)
+{
+	size_t half = self->size / 2;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, madvise(self->memory + half, half, MADV_DONTNEED));
+	EXPECT_EQ(PAGES / 2, device_used(self->fd, PAGES / 2));
+	EXPECT_EQ(PAGES / 2, pages_at(self->fd, self->memory, PAGES,
+				      TEST_HMM_MIGRATE_NONE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, half, 1));
+	EXPECT_EQ(0, wrong(self->memory, half, 1));
+	EXPECT_EQ(0, nonzero(self->memory + half, half));
+}
+
+/* A pinned page stays where it is, and whoever pinned it keeps seeing it. */
+TEST_F_TIMEOUT(device, pinned_pages, TIMEOUT)
+{
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)self->memory + page_size,
+		.size = 2 * page_size,
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+	};
+	unsigned char *buffer = calloc(2, page_size);
+	uint64_t to = (uintptr_t)buffer;
+	int gup;
+
+	ASSERT_NE(NULL, buffer);
+	gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	if (gup < 0)
+		SKIP(return, "no gup_test, is debugfs mounted?");
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_START, &pin));
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES - 2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(2, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(2, pages_at(self->fd, self->memory + page_size, 2,
+			      TEST_HMM_MIGRATE_SYSTEM));
+	memset(self->memory + page_size, 0x5a, 2 * page_size);
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_READ, &to));
+	EXPECT_EQ(0, memcmp(buffer, self->memory + page_size, 2 * page_size));
+
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_STOP));
+	close(gup);
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	fill(self->memory, self->size, 1);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	free(buffer);
+}
+
+/* Pinning for the long term brings device memory back first. */
+TEST_F_TIMEOUT(device, pin_on_the_device, TIMEOUT)
+{
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)self->memory,
+		.size = self->size,
+	};
+	unsigned char *buffer = malloc(self->size);
+	uint64_t to = (uintptr_t)buffer;
+	int gup;
+
+	ASSERT_NE(NULL, buffer);
+	gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	if (gup < 0)
+		SKIP(return, "no gup_test, is debugfs mounted?");
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_START, &pin));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_SYSTEM));
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_READ, &to));
+	EXPECT_EQ(0, wrong(buffer, self->size, 1));
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_STOP));
+	close(gup);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	free(buffer);
+}
+
+static bool have_swap(void)
+{
+	char line[256];
+	int lines = 0;
+	FILE *swaps = fopen("/proc/swaps", "r");
+
+	if (!swaps)
+		return false;
+	while (fgets(line, sizeof(line), swaps))
+		lines++;
+	fclose(swaps);
+	return lines > 1;
+}
+
+TEST_F_TIMEOUT(device, swapped_out_pages, TIMEOUT)
+{
+	long swapped;
+
+	if (!have_swap())
+		SKIP(return, "no swap space");
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
+	swapped = pages_at(self->fd, self->memory, PAGES, TEST_HMM_MIGRATE_SWAPPED);
+	ASSERT_LT(0, swapped);
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(swapped, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	EXPECT_EQ(swapped, pages_at(self->fd, self->memory, PAGES,
+				    TEST_HMM_MIGRATE_SWAPPED));
+
+	/* In again, for reading: then they are in the swap cache too. */
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+
+	/* And for writing, which takes them out of it. */
+	fill(self->memory, self->size, 2);
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+}
+
+TEST_F_TIMEOUT(device, shared_memory_is_refused, TIMEOUT)
+{
+	unsigned char *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	fill(memory, self->size, 5);
+	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
+	EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES,
+				  TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(memory, self->size, 5));
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	munmap(memory, self->size);
+}
+
+/* Pages of the file stay; the process's own copies of them are its memory. */
+TEST_F_TIMEOUT(device, file_mapping, TIMEOUT)
+{
+	unsigned char *memory, *shared;
+	int file = memfd_create("hmm_migrate", MFD_CLOEXEC);
+
+	ASSERT_LE(0, file);
+	ASSERT_EQ(0, ftruncate(file, self->size));
+	shared = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	ASSERT_NE(MAP_FAILED, (void *)shared);
+	fill(shared, self->size, 6);
+	memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	ASSERT_EQ(0, wrong(memory, self->size, 6));
+	memory[0] = ~memory[0];
+
+	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
+	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	EXPECT_EQ(1, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_THIS_DEVICE));
+	ASSERT_EQ(0, to_device(self->fd, shared, PAGES, &self->range));
+	EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	EXPECT_EQ(0, wrong(shared, self->size, 6));
+	memory[0] = ~memory[0];
+	EXPECT_EQ(0, wrong(memory, self->size, 6));
+	munmap(memory, self->size);
+	munmap(shared, self->size);
+	close(file);
+}
+
+TEST_F_TIMEOUT(device, special_mapping_is_refused, TIMEOUT)
+{
+	void *vdso = (void *)getauxval(AT_SYSINFO_EHDR);
+
+	if (!vdso)
+		SKIP(return, "no vdso on this architecture");
+	EXPECT_EQ(-EOPNOTSUPP, to_device(self->fd, vdso, 1, &self->range));
+	EXPECT_EQ(0, sum_of(&self->range));
+}
+
+static long set_hugepages(long count)
+{
+	char text[32];
+	int fd = open("/proc/sys/vm/nr_hugepages", O_RDWR);
+	long before = -1;
+
+	if (fd < 0)
+		return -1;
+	if (read(fd, text, sizeof(text) - 1) > 0)
+		before = strtol(text, NULL, 10);
+	snprintf(text, sizeof(text), "%ld", count);
+	if (pwrite(fd, text, strlen(text), 0) < 0)
+		before = -1;
+	close(fd);
+	return before;
+}
+
+TEST_F_TIMEOUT(device, hugetlb_is_refused, TIMEOUT)
+{
+	long before = set_hugepages(2);
+	unsigned char *memory;
+
+	memory = mmap(NULL, TWO_MEG, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT),
+		      -1, 0);
+	if (memory == MAP_FAILED)
+		SKIP(return, "no huge page of 2 MiB to be had");
+	fill(memory, TWO_MEG, 7);
+	EXPECT_EQ(-EOPNOTSUPP, to_device(self->fd, memory, 1, &self->range));
+	EXPECT_EQ(0, wrong(memory, TWO_MEG, 7));
+	munmap(memory, TWO_MEG);
+	if (before >= 0)
+		set_hugepages(before);
+}
+
+TEST_F_TIMEOUT(device, migrate_ends_at_a_gap, TIMEOUT)
+{
+	unsigned long half = PAGES / 2;
+
+	ASSERT_EQ(0, munmap(self->memory + half * page_size, page_size));
+	EXPECT_EQ(-EFAULT, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(half, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(half, sum_of(&self->range));
+	EXPECT_EQ(half, pages_at(self->fd, self->memory, PAGES,
+				 TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, half * page_size, 1));
+}
+
+/* Split on the way out or not: the contents count here. */
+TEST_F_TIMEOUT(device, transparent_huge_page, TIMEOUT)
+{
+	unsigned long npages = TWO_MEG / page_size;
+	unsigned char *area, *memory;
+	struct test_hmm_migrate_page page;
+
+	area = map_pages(2 * npages);
+	ASSERT_NE(MAP_FAILED, (void *)area);
+	memory = (void *)(((uintptr_t)area + TWO_MEG - 1) & ~(TWO_MEG - 1));
+	ASSERT_EQ(0, madvise(memory, TWO_MEG, MADV_HUGEPAGE));
+	fill(memory, TWO_MEG, 8);
+	ASSERT_EQ(0, snapshot(self->fd, memory, 1, &page));
+	EXPECT_EQ(9, page.map_order);
+	EXPECT_EQ(9, page.folio_order);
+
+	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
+				   TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, memory, TWO_MEG, 8));
+	ASSERT_EQ(0, to_system(self->fd, memory, npages, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(memory, TWO_MEG, 8));
+	munmap(area, 2 * TWO_MEG);
+}
+
+/* A read fault on a huge page of nothing maps the huge zero page. */
+TEST_F_TIMEOUT(device, huge_zero_page, TIMEOUT)
+{
+	unsigned long npages = TWO_MEG / page_size;
+	unsigned char *area, *memory;
+
+	area = map_pages(2 * npages);
+	ASSERT_NE(MAP_FAILED, (void *)area);
+	memory = (void *)(((uintptr_t)area + TWO_MEG - 1) & ~(TWO_MEG - 1));
+	ASSERT_EQ(0, madvise(memory, TWO_MEG, MADV_HUGEPAGE));
+	ASSERT_EQ(0, memory[0]);
+	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
+				   TEST_HMM_MIGRATE_ZERO));
+	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
+				   TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, nonzero(memory, TWO_MEG));
+	munmap(area, 2 * TWO_MEG);
+}
+
+TEST_F_TIMEOUT(device, eviction, TIMEOUT)
+{
+	struct test_hmm_migrate_evict argument;
+	pid_t pid;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	/* Some that another process shares, some that it has a copy of. */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		fill(self->memory, self->size / 2, 9);
+		pause();
+		_exit(0);
+	}
+	while (pages_at(self->fd, self->memory, PAGES, TEST_HMM_MIGRATE_MIGRATING))
+		;
+
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(0, argument.remaining);
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+TEST_F_TIMEOUT(device, eviction_reports, TIMEOUT)
+{
+	struct test_hmm_migrate_evict argument;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 3, 2));
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(PAGES - 2, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(2, argument.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(2, argument.remaining);
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(2, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, argument.remaining);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* A failure on the way out: those pages are still where they were. */
+static void check_failed(struct __test_metadata *_metadata,
+			 int fd, void *memory, unsigned int what,
+			 unsigned int fate)
+{
+	struct test_hmm_migrate_range range;
+	struct test_hmm_migrate_statistics stats;
+
+	ASSERT_EQ(0, statistics(fd, TEST_HMM_MIGRATE_RESET, &stats));
+	ASSERT_EQ(0, inject(fd, what, 10, 5));
+	ASSERT_EQ(0, to_device(fd, memory, PAGES, &range));
+	EXPECT_EQ(PAGES - 5, range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(5, range.pages[fate]);
+	EXPECT_EQ(PAGES, sum_of(&range));
+	EXPECT_EQ(5, pages_at(fd, memory + 9 * page_size, 5,
+			      TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(PAGES - 5, pages_at(fd, memory, PAGES,
+				      TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(PAGES - 5, device_used(fd, PAGES - 5));
+	ASSERT_EQ(0, statistics(fd, 0, &stats));
+	EXPECT_EQ(5, stats.injected[what]);
+	EXPECT_EQ(5, stats.to_device[fate]);
+	EXPECT_EQ(PAGES - 5, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, device_wrong(fd, memory, PAGES * page_size, 1));
+	EXPECT_EQ(0, wrong(memory, PAGES * page_size, 1));
+}
+
+TEST_F_TIMEOUT(device, allocation_fails_on_the_way_out, TIMEOUT)
+{
+	check_failed(_metadata, self->fd, self->memory,
+		     TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, TEST_HMM_MIGRATE_NO_DESTINATION);
+}
+
+TEST_F_TIMEOUT(device, copy_fails_on_the_way_out, TIMEOUT)
+{
+	check_failed(_metadata, self->fd, self->memory,
+		     TEST_HMM_MIGRATE_FAIL_COPY,
+		     TEST_HMM_MIGRATE_COPY_FAILED);
+}
+
+TEST_F_TIMEOUT(device, failures_on_the_way_back, TIMEOUT)
+{
+	static const struct {
+		unsigned int what, fate;
+	} cases[] = {
+		{ TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC, TEST_HMM_MIGRATE_NO_DESTINATION },
+		{ TEST_HMM_MIGRATE_FAIL_COPY, TEST_HMM_MIGRATE_COPY_FAILED },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+		ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		ASSERT_EQ(0, inject(self->fd, cases[i].what, 1, 7));
+		ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+		EXPECT_EQ(7, self->range.pages[cases[i].fate]);
+		EXPECT_EQ(PAGES - 7, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(7, pages_at(self->fd, self->memory, 7,
+				      TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+		ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+		EXPECT_EQ(7, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	}
+}
+
+TEST_F_TIMEOUT(device, device_is_full, TIMEOUT)
+{
+	struct test_hmm_migrate_info info;
+	unsigned char *memory;
+	unsigned long npages;
+
+	ASSERT_EQ(0, get_info(self->fd, &info));
+	npages = info.pages + PAGES;
+	memory = map_pages(npages);
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
+	EXPECT_EQ(info.pages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory + info.pages * page_size,
+				  PAGES, TEST_HMM_MIGRATE_NONE));
+	munmap(memory, npages * page_size);
+}
+
+static sigjmp_buf on_sigbus;
+
+/* Whether reading @memory, which fill() has filled with @seed, raises SIGBUS. */
+static bool raises_sigbus(const void *memory, size_t size, unsigned long seed,
+			  size_t *wrong_words)
+{
+	if (sigsetjmp(on_sigbus, 1))
+		return true;
+	*wrong_words = wrong(memory, size, seed);
+	return false;
+}
+
+static void jump_on_sigbus(int signal)
+{
+	siglongjmp(on_sigbus, 1);
+}
+
+/* The copy for a CPU fault fails: SIGBUS, and the contents are still there. */
+TEST_F_TIMEOUT(device, copy_fails_in_a_cpu_fault, TIMEOUT)
+{
+	struct sigaction action = { .sa_handler = jump_on_sigbus };
+	size_t wrong_words = 0;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 1, 1));
+	/* Coherent memory is read where it is. */
+	EXPECT_EQ(variant->private, raises_sigbus(self->memory, page_size, 1,
+						  &wrong_words));
+	EXPECT_EQ(0, wrong_words);
+	signal(SIGBUS, SIG_DFL);
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* No memory for a CPU fault: the kernel tries again until there is some. */
+TEST_F_TIMEOUT(device, allocation_fails_in_a_cpu_fault, TIMEOUT)
+{
+	struct test_hmm_migrate_statistics stats;
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(0, statistics(self->fd, TEST_HMM_MIGRATE_RESET, &stats));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC, 1, 3));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	EXPECT_EQ(variant->private ? 3 : 0,
+		  stats.injected[TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC]);
+	EXPECT_EQ(variant->private ? PAGES + 3 : 0, stats.cpu_faults);
+}
+
+TEST_F_TIMEOUT(device, statistics, TIMEOUT)
+{
+	struct test_hmm_migrate_statistics stats;
+
+	ASSERT_EQ(0, statistics(self->fd, TEST_HMM_MIGRATE_RESET, &stats));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(0, statistics(self->fd, TEST_HMM_MIGRATE_RESET, &stats));
+	EXPECT_EQ(PAGES, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(PAGES, stats.allocated[0]);
+	EXPECT_EQ(PAGES, stats.freed[0]);
+	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_SETUP]);
+	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_COPY]);
+	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_PAGES]);
+	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_FINALIZE]);
+	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	EXPECT_EQ(0, stats.allocated[0]);
+	EXPECT_EQ(0, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, stats.time[TEST_HMM_MIGRATE_TIME_SETUP]);
+}
+
+TEST_F_TIMEOUT(device, close_with_memory_on_the_device, TIMEOUT)
+{
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, close(self->fd));
+	/* Half of it without any file that stands for the process. */
+	EXPECT_EQ(0, wrong(self->memory, self->size / 2, 1));
+	self->fd = open_device(variant->device);
+	ASSERT_LE(0, self->fd);
+	EXPECT_EQ(PAGES / (variant->private ? 2 : 1),
+		  pages_at(self->fd, self->memory, PAGES,
+			   TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+TEST_F_TIMEOUT(device, kill_with_memory_on_the_device, TIMEOUT)
+{
+	int ready[2], status;
+	char byte;
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		int fd = open_device(variant->device);
+		/* The copy of the fork, so that parent and child share it. */
+		int ret = to_device(fd, self->memory, PAGES, &self->range);
+
+		fill(self->memory, self->size / 2, 3);
+		ret = ret ?: to_device(fd, self->memory, PAGES, &self->range);
+		if (ret || write(ready[1], "r", 1) != 1)
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	EXPECT_LT(0, device_used(self->fd, PAGES));
+	kill(pid, SIGKILL);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* Somebody who dies in the middle of a migration, again and again. */
+TEST_F_TIMEOUT(device, kill_while_migrating, TIMEOUT)
+{
+	unsigned long round, rounds = trips() / 50 + 1;
+
+	for (round = 0; round < rounds; round++) {
+		pid_t pid = fork();
+
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			int fd = open_device(variant->device);
+
+			while (!to_device(fd, self->memory, PAGES, &self->range) &&
+			       !to_system(fd, self->memory, PAGES, &self->range))
+				;
+			_exit(1);
+		}
+		usleep(1000 + round * 700 % 20000);
+		kill(pid, SIGKILL);
+		ASSERT_EQ(-1, reap(pid));
+		ASSERT_EQ(0, wrong(self->memory, self->size, 1));
+	}
+}
+
+/* A file whose process is gone. */
+TEST_F_TIMEOUT(device, process_is_gone, TIMEOUT)
+{
+	struct test_hmm_migrate_page page;
+	int fd = -1, next = dup(0);
+	char byte;
+	pid_t pid;
+
+	ASSERT_LE(0, next);
+	close(next);
+	/* Shares the table of files, so that its file outlives it. */
+	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(open_device(variant->device) == next ? 0 : 1);
+	ASSERT_EQ(0, reap(pid));
+	fd = next;
+	EXPECT_EQ(-ESRCH, to_device(fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(-ESRCH, to_system(fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(-ESRCH, device_read(fd, self->memory, 1, &byte));
+	EXPECT_EQ(-ESRCH, device_write(fd, self->memory, 1, "x"));
+	EXPECT_EQ(-ESRCH, snapshot(fd, self->memory, 1, &page));
+	close(fd);
+}
+
+/* Threads */
+
+struct worker {
+	pthread_t thread;
+	int fd;
+	unsigned char *memory;
+	unsigned long npages;
+	unsigned long rounds;
+	unsigned int device;
+	bool private;
+	unsigned long moved;
+	unsigned long errors;
+	atomic_bool *stop;
+};
+
+static void *migrate_to_and_fro(void *data)
+{
+	struct worker *worker = data;
+	struct test_hmm_migrate_range range;
+	unsigned long i;
+
+	for (i = 0; i < worker->rounds; i++) {
+		worker->errors += !!to_device(worker->fd, worker->memory,
+					      worker->npages, &range);
+		worker->moved += range.pages[TEST_HMM_MIGRATE_MOVED];
+		worker->errors += sum_of(&range) != worker->npages;
+		worker->errors += !!to_system(worker->fd, worker->memory,
+					      worker->npages, &range);
+		worker->errors += sum_of(&range) != worker->npages;
+	}
+	return NULL;
+}
+
+static void *read_by_cpu(void *data)
+{
+	struct worker *worker = data;
+
+	while (!*worker->stop)
+		worker->errors += wrong(worker->memory,
+					worker->npages * page_size, 1);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(device, two_threads_against_each_other, TIMEOUT)
+{
+	atomic_bool stop = false;
+	struct worker workers[3];
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		workers[i] = (struct worker) {
+			.fd = self->fd,
+			.memory = self->memory,
+			.npages = PAGES,
+			.rounds = trips() / 10 + 1,
+			.stop = &stop,
+		};
+		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL,
+					    i < 2 ? migrate_to_and_fro : read_by_cpu,
+					    &workers[i]));
+	}
+	for (i = 0; i < 3; i++) {
+		if (i == 2)
+			stop = true;
+		pthread_join(workers[i].thread, NULL);
+		EXPECT_EQ(0, workers[i].errors);
+	}
+	EXPECT_LT(0, workers[0].moved + workers[1].moved);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/*
+ * The device writes, and reads back what it wrote, while the pages move under
+ * it. A write to the page that was just copied away would be lost.
+ */
+static void *write_by_device(void *data)
+{
+	struct worker *worker = data;
+	uint64_t value = 0, found;
+	unsigned long page;
+
+	while (!*worker->stop) {
+		value++;
+		for (page = 0; page < worker->npages; page += 5) {
+			unsigned char *addr = worker->memory + page * page_size;
+
+			worker->errors += !!device_write(worker->fd, addr, 8, &value);
+		}
+		for (page = 0; page < worker->npages; page += 5) {
+			unsigned char *addr = worker->memory + page * page_size;
+
+			worker->errors += !!device_read(worker->fd, addr, 8, &found);
+			worker->errors += found != value;
+		}
+	}
+	worker->moved = value;
+	return NULL;
+}
+
+TEST_F_TIMEOUT(device, device_writes_while_migrating, TIMEOUT)
+{
+	atomic_bool stop = false;
+	struct worker mover = {
+		.fd = self->fd,
+		.memory = self->memory,
+		.npages = PAGES / 4,
+		.rounds = trips() / 5 + 1,
+	};
+	struct worker writer = mover;
+	unsigned long i;
+
+	writer.stop = &stop;
+	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
+	ASSERT_EQ(0, pthread_create(&writer.thread, NULL, write_by_device, &writer));
+	pthread_join(mover.thread, NULL);
+	stop = true;
+	pthread_join(writer.thread, NULL);
+	EXPECT_EQ(0, mover.errors);
+	EXPECT_EQ(0, writer.errors);
+	EXPECT_LT(0, mover.moved);
+	EXPECT_LT(0, writer.moved);
+	for (i = 0; i < mover.npages; i += 5) {
+		uint64_t *word = (uint64_t *)(self->memory + i * page_size);
+
+		EXPECT_EQ(writer.moved, *word);
+		*word = pattern(1, i * page_size);
+	}
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* Zap what is being migrated: the device must not keep an entry for it. */
+static void *dontneed(void *data)
+{
+	struct worker *worker = data;
+	unsigned char buffer[8];
+
+	while (!*worker->stop) {
+		worker->errors += !!madvise(worker->memory,
+					    worker->npages * page_size,
+					    MADV_DONTNEED);
+		/* Nobody writes to the first page, so it reads as zeros. */
+		worker->errors += !!device_read(worker->fd, worker->memory, 8, buffer);
+		worker->errors += !!nonzero(buffer, 8);
+		worker->moved++;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(device, dontneed_while_migrating, TIMEOUT)
+{
+	atomic_bool stop = false;
+	struct worker mover = {
+		.fd = self->fd,
+		.npages = PAGES / 8,
+		.rounds = trips() / 5 + 1,
+	};
+	struct worker zapper;
+
+	mover.memory = map_pages(mover.npages);
+	ASSERT_NE(MAP_FAILED, (void *)mover.memory);
+	zapper = mover;
+	zapper.stop = &stop;
+	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
+	ASSERT_EQ(0, pthread_create(&zapper.thread, NULL, dontneed, &zapper));
+	pthread_join(mover.thread, NULL);
+	stop = true;
+	pthread_join(zapper.thread, NULL);
+	EXPECT_EQ(0, mover.errors);
+	EXPECT_EQ(0, zapper.errors);
+	EXPECT_LT(0, zapper.moved);
+	munmap(mover.memory, mover.npages * page_size);
+}
+
+/* Arguments: each with the errno that test_hmm_migrate_uapi.h promises. */
+
+static const struct {
+	const char *name;
+	unsigned long request;
+	size_t size;
+} requests[] = {
+	{ "info", TEST_HMM_MIGRATE_INFO, sizeof(struct test_hmm_migrate_info) },
+	{ "to_device", TEST_HMM_MIGRATE_TO_DEVICE, sizeof(struct test_hmm_migrate_range) },
+	{ "to_system", TEST_HMM_MIGRATE_TO_SYSTEM, sizeof(struct test_hmm_migrate_range) },
+	{ "read", TEST_HMM_MIGRATE_READ, sizeof(struct test_hmm_migrate_access) },
+	{ "write", TEST_HMM_MIGRATE_WRITE, sizeof(struct test_hmm_migrate_access) },
+	{ "snapshot", TEST_HMM_MIGRATE_SNAPSHOT, sizeof(struct test_hmm_migrate_snapshot) },
+	{ "evict", TEST_HMM_MIGRATE_EVICT, sizeof(struct test_hmm_migrate_evict) },
+	{ "statistics", TEST_HMM_MIGRATE_STATISTICS, sizeof(struct test_hmm_migrate_statistics) },
+	{ "inject", TEST_HMM_MIGRATE_INJECT, sizeof(struct test_hmm_migrate_inject) },
+};
+
+/* An argument that is fine for any of the ioctls, in @page of page_size bytes. */
+static void good_argument(unsigned char *page, unsigned long request, size_t size,
+			  void *memory, void *buffer)
+{
+	struct test_hmm_migrate_access *access = (void *)page;
+
+	memset(page, 0, page_size);
+	access->size = size;
+	switch (request) {
+	case TEST_HMM_MIGRATE_READ:
+	case TEST_HMM_MIGRATE_WRITE:
+	case TEST_HMM_MIGRATE_SNAPSHOT:
+		access->buffer = (uintptr_t)buffer;
+		__attribute__((fallthrough));
+	case TEST_HMM_MIGRATE_TO_DEVICE:
+	case TEST_HMM_MIGRATE_TO_SYSTEM:
+		access->addr = (uintptr_t)memory;
+		access->length = page_size;
+		break;
+	}
+}
+
+TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
+{
+	unsigned char *page = map_pages(2);
+	unsigned char *buffer = malloc(page_size);
+	unsigned int i;
+
+	ASSERT_NE(MAP_FAILED, (void *)page);
+	ASSERT_NE(NULL, buffer);
+	/* Whatever lies behind the first page cannot be read. */
+	ASSERT_EQ(0, mprotect(page + page_size, page_size, PROT_NONE));
+
+	for (i = 0; i < ARRAY_SIZE(requests); i++) {
+		unsigned long request = requests[i].request;
+		size_t size = requests[i].size;
+		__u32 *first = (__u32 *)page;
+
+		memset(buffer, 0, page_size);
+		good_argument(page, request, size, self->memory, buffer);
+		EXPECT_EQ(0, device_ioctl(self->fd, request, page));
+
+		/* Not there, partly there, not writable. */
+		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, NULL));
+		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, (void *)-8));
+		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, page + page_size));
+		good_argument(page, request, size, self->memory, buffer);
+		memcpy(page + page_size - 8, page, 8);
+		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request,
+						page + page_size - 8));
+		ASSERT_EQ(0, mprotect(page, page_size, PROT_READ));
+		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, page));
+		ASSERT_EQ(0, mprotect(page, page_size, PROT_READ | PROT_WRITE));
+
+		/* Too small; larger, with zeros and without; absurd. */
+		good_argument(page, request, 0, self->memory, buffer);
+		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request, page));
+		good_argument(page, request, size - 1, self->memory, buffer);
+		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request, page));
+		good_argument(page, request, size + 8, self->memory, buffer);
+		EXPECT_EQ(0, device_ioctl(self->fd, request, page));
+		EXPECT_EQ(size + 8, *first);
+		good_argument(page, request, size + 8, self->memory, buffer);
+		page[size + 7] = 1;
+		EXPECT_EQ(-E2BIG, device_ioctl(self->fd, request, page));
+		good_argument(page, request, page_size, self->memory, buffer);
+		EXPECT_EQ(0, device_ioctl(self->fd, request, page));
+		good_argument(page, request, page_size + 1, self->memory, buffer);
+		EXPECT_EQ(-E2BIG, device_ioctl(self->fd, request, page));
+		good_argument(page, request, -1, self->memory, buffer);
+		EXPECT_EQ(-E2BIG, device_ioctl(self->fd, request, page));
+
+		/* Every bit of the flags that has no meaning. */
+		if (request != TEST_HMM_MIGRATE_INJECT) {
+			unsigned int bit;
+
+			for (bit = 1; bit < 32; bit++) {
+				good_argument(page, request, size, self->memory,
+					      buffer);
+				first[1] = 1U << bit;
+				EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request,
+								page));
+			}
+		}
+		ASSERT_EQ(KSFT_PASS, _metadata->exit_code) {
+			TH_LOG("in %s", requests[i].name);
+		}
+	}
+	free(buffer);
+	munmap(page, 2 * page_size);
+}
+
+TEST_F_TIMEOUT(device, unknown_ioctls, TIMEOUT)
+{
+	unsigned char argument[256] = {};
+	unsigned int nr;
+
+	for (nr = 0; nr < 256; nr++) {
+		unsigned long request = _IO('H', nr);
+
+		if (request >= TEST_HMM_MIGRATE_INFO &&
+		    request <= TEST_HMM_MIGRATE_INJECT)
+			continue;
+		EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, request, argument));
+	}
+	EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, _IO('G', 0x40), argument));
+	EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, _IOWR('H', 0x40, int), argument));
+}
+
+TEST_F_TIMEOUT(device, bad_ranges, TIMEOUT)
+{
+	static const unsigned long requests[] = {
+		TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_TO_SYSTEM,
+	};
+	const uint64_t addr = (uintptr_t)self->memory;
+	unsigned char *gap = map_pages(1);
+	const struct {
+		uint64_t addr, length, chunk;
+		int error;
+	} cases[] = {
+		{ addr, 0, 0, -EINVAL },
+		{ addr + 1, page_size, 0, -EINVAL },
+		{ addr + 512, page_size, 0, -EINVAL },
+		{ addr, page_size + 1, 0, -EINVAL },
+		{ addr, page_size - 1, 0, -EINVAL },
+		{ addr, -page_size, 0, -EINVAL },
+		{ addr, -1, 0, -EINVAL },
+		{ -page_size, page_size, 0, -EINVAL },
+		{ -page_size, 2 * page_size, 0, -EINVAL },
+		{ addr, page_size, 1, -EINVAL },
+		{ addr, page_size, page_size - 1, -EINVAL },
+		{ addr, page_size, (1ULL << 30) + page_size, -EINVAL },
+		{ addr, page_size, -page_size, -EINVAL },
+		{ 0, page_size, 0, -EFAULT },
+		{ (uintptr_t)gap, page_size, 0, -EFAULT },
+		{ 1ULL << 63, page_size, 0, -EFAULT },
+		{ -2 * page_size, page_size, 0, -EFAULT },
+		{ addr, page_size, 1ULL << 30, 0 },
+		{ addr, page_size, page_size, 0 },
+	};
+	unsigned int i, j;
+
+	munmap(gap, page_size);
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		for (j = 0; j < ARRAY_SIZE(requests); j++) {
+			struct test_hmm_migrate_range range = {
+				.size = sizeof(range),
+				.addr = cases[i].addr,
+				.length = cases[i].length,
+				.chunk = cases[i].chunk,
+			};
+
+			EXPECT_EQ(cases[i].error,
+				  device_ioctl(self->fd, requests[j], &range)) {
+				TH_LOG("case %u, request %u", i, j);
+			}
+		}
+	}
+	self->range.size = sizeof(self->range);
+	EXPECT_EQ(-EINVAL, migrate(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
+				   self->memory, 1, TEST_HMM_MIGRATE_SKIP_HOLES,
+				   &self->range));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+TEST_F_TIMEOUT(device, bad_accesses, TIMEOUT)
+{
+	struct test_hmm_migrate_access access;
+	struct test_hmm_migrate_snapshot argument;
+	unsigned char *gap = map_pages(1);
+	char buffer[16];
+
+	munmap(gap, page_size);
+	EXPECT_EQ(-EINVAL, device_read(self->fd, self->memory, 0, buffer));
+	EXPECT_EQ(-EINVAL, device_write(self->fd, self->memory, 0, buffer));
+	EXPECT_EQ(-EINVAL, device_read(self->fd, (void *)-8, 16, buffer));
+	EXPECT_EQ(-EINVAL, device_read(self->fd, self->memory, -1, buffer));
+	EXPECT_EQ(-EFAULT, device_read(self->fd, gap, 1, buffer));
+	EXPECT_EQ(-EFAULT, device_write(self->fd, gap, 1, buffer));
+	EXPECT_EQ(-EFAULT, device_read(self->fd, NULL, 1, buffer));
+	EXPECT_EQ(-EFAULT, device_read(self->fd, (void *)(1UL << 63), 1, buffer));
+	EXPECT_EQ(-EFAULT, access_memory(self->fd, TEST_HMM_MIGRATE_READ,
+					 self->memory, 16, gap, &access));
+	EXPECT_EQ(0, access.done);
+	EXPECT_EQ(-EFAULT, access_memory(self->fd, TEST_HMM_MIGRATE_WRITE,
+					 self->memory, 16, gap, &access));
+	EXPECT_EQ(0, access.done);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+
+	EXPECT_EQ(-EFAULT, snapshot(self->fd, self->memory, 1, (void *)gap));
+	EXPECT_EQ(-EINVAL, snapshot(self->fd, self->memory, 0, (void *)buffer));
+	EXPECT_EQ(-EINVAL, snapshot(self->fd, self->memory + 1, 1, (void *)buffer));
+	EXPECT_EQ(-EFAULT, snapshot(self->fd, (void *)(1UL << 63), 1, (void *)buffer));
+	argument = (struct test_hmm_migrate_snapshot) {
+		.size = sizeof(argument),
+		.addr = (uintptr_t)self->memory,
+		.length = page_size / 2,
+		.buffer = (uintptr_t)buffer,
+	};
+	EXPECT_EQ(-EINVAL, device_ioctl(self->fd, TEST_HMM_MIGRATE_SNAPSHOT, &argument));
+	EXPECT_EQ(1, pages_at(self->fd, gap, 1, TEST_HMM_MIGRATE_INVALID));
+}
+
+TEST_F_TIMEOUT(device, bad_injections, TIMEOUT)
+{
+	const struct test_hmm_migrate_inject cases[] = {
+		{ .what = TEST_HMM_MIGRATE_NR_FAIL, .nth = 1, .times = 1 },
+		{ .what = -1, .nth = 1, .times = 1 },
+		{ .order = TEST_HMM_MIGRATE_MAX_ORDER + 1, .nth = 1, .times = 1 },
+		{ .reserved = 1, .nth = 1, .times = 1 },
+		{ .nth = 1 },
+		{ .times = 1 },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct test_hmm_migrate_inject argument = cases[i];
+
+		argument.size = sizeof(argument);
+		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, TEST_HMM_MIGRATE_INJECT,
+						&argument)) {
+			TH_LOG("case %u", i);
+		}
+	}
+	/* None of them took effect. */
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* Two devices of one kind. */
+
+FIXTURE(two_devices)
+{
+	int fd[2];
+	unsigned char *memory;
+	size_t size;
+};
+
+FIXTURE_VARIANT(two_devices)
+{
+	unsigned int first;
+	bool private;
+};
+
+FIXTURE_VARIANT_ADD(two_devices, private)
+{
+	.first = 0,
+	.private = true,
+};
+
+FIXTURE_VARIANT_ADD(two_devices, coherent)
+{
+	.first = 2,
+	.private = false,
+};
+
+FIXTURE_SETUP(two_devices)
+{
+	int i;
+
+	page_size = sysconf(_SC_PAGESIZE);
+	self->size = PAGES * page_size;
+	for (i = 0; i < 2; i++) {
+		self->fd[i] = open_device(variant->first + i);
+		if (self->fd[i] < 0 && variant->first + i >= 2)
+			SKIP(return, "no two coherent devices, is there Soft Reserved memory?");
+		ASSERT_LE(0, self->fd[i]);
+		disarm(self->fd[i]);
+	}
+	self->memory = map_pages(PAGES);
+	ASSERT_NE(MAP_FAILED, (void *)self->memory);
+	fill(self->memory, self->size, 1);
+}
+
+FIXTURE_TEARDOWN(two_devices)
+{
+	if (self->fd[0] < 0 || self->fd[1] < 0)
+		return;
+	munmap(self->memory, self->size);
+	EXPECT_EQ(0, device_used(self->fd[0], 0));
+	EXPECT_EQ(0, device_used(self->fd[1], 0));
+	close(self->fd[0]);
+	close(self->fd[1]);
+}
+
+TEST_F_TIMEOUT(two_devices, in_turn, TIMEOUT)
+{
+	struct test_hmm_migrate_range range;
+	int i;
+
+	for (i = 0; i < 6; i++) {
+		int fd = self->fd[i % 2], other = self->fd[(i + 1) % 2];
+
+		ASSERT_EQ(0, to_device(fd, self->memory, PAGES, &range));
+		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(PAGES, pages_at(fd, self->memory, PAGES,
+					  TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_EQ(PAGES, pages_at(other, self->memory, PAGES,
+					  TEST_HMM_MIGRATE_OTHER_DEVICE));
+
+		/* The other one's owner is not allowed to take it. */
+		ASSERT_EQ(0, to_device(other, self->memory, PAGES, &range));
+		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+		ASSERT_EQ(0, to_system(other, self->memory, PAGES, &range));
+		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+
+		ASSERT_EQ(0, to_system(fd, self->memory, PAGES, &range));
+		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	}
+}
+
+/* Half of the range on each; each reads and writes all of it. */
+TEST_F_TIMEOUT(two_devices, access_each_others_memory, TIMEOUT)
+{
+	struct test_hmm_migrate_range range;
+	unsigned char *buffer = malloc(self->size);
+	unsigned long half = PAGES / 2;
+	int i;
+
+	ASSERT_NE(NULL, buffer);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, to_device(self->fd[0], self->memory, half, &range));
+		ASSERT_EQ(half, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		ASSERT_EQ(0, to_device(self->fd[1], self->memory + self->size / 2,
+				       half, &range));
+		ASSERT_EQ(half, range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+		EXPECT_EQ(0, device_wrong(self->fd[i], self->memory, self->size,
+					  i + 1));
+		/* Private memory of the other came to the system for that. */
+		EXPECT_EQ(variant->private ? half : 0,
+			  pages_at(self->fd[i], self->memory, PAGES,
+				   TEST_HMM_MIGRATE_SYSTEM));
+		fill(buffer, self->size, i + 2);
+		ASSERT_EQ(0, device_write(self->fd[i], self->memory, self->size,
+					  buffer));
+		EXPECT_EQ(0, device_wrong(self->fd[1 - i], self->memory,
+					  self->size, i + 2));
+		EXPECT_EQ(0, wrong(self->memory, self->size, i + 2));
+		ASSERT_EQ(0, to_system(self->fd[0], self->memory, PAGES, &range));
+		ASSERT_EQ(0, to_system(self->fd[1], self->memory, PAGES, &range));
+	}
+	free(buffer);
+}
+
+TEST_F_TIMEOUT(two_devices, against_each_other, TIMEOUT)
+{
+	atomic_bool stop = false;
+	struct worker workers[3];
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		workers[i] = (struct worker) {
+			.fd = self->fd[i % 2],
+			.memory = self->memory,
+			.npages = PAGES,
+			.rounds = trips() / 10 + 1,
+			.stop = &stop,
+		};
+		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL,
+					    i < 2 ? migrate_to_and_fro : read_by_cpu,
+					    &workers[i]));
+	}
+	for (i = 0; i < 3; i++) {
+		if (i == 2)
+			stop = true;
+		pthread_join(workers[i].thread, NULL);
+		EXPECT_EQ(0, workers[i].errors);
+	}
+	EXPECT_LT(0, workers[0].moved + workers[1].moved);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* The module goes away under a living process. */
+
+static int load_module(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+TEST(unload_with_memory_on_the_device)
+{
+	const char *path = getenv("HMM_MIGRATE_MODULE");
+	struct test_hmm_migrate_range range;
+	unsigned int device, devices = 0;
+	unsigned char *memory;
+	size_t part;
+
+	if (!path)
+		SKIP(return, "HMM_MIGRATE_MODULE does not say where the module is");
+	page_size = sysconf(_SC_PAGESIZE);
+	part = PAGES * page_size;
+	memory = map_pages(TEST_HMM_MIGRATE_MAX_DEVICES * PAGES);
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	fill(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part, 1);
+
+	for (device = 0; device < TEST_HMM_MIGRATE_MAX_DEVICES; device++) {
+		int fd = open_device(device);
+
+		if (fd < 0)
+			continue;
+		devices++;
+		EXPECT_EQ(0, to_device(fd, memory + device * part, PAGES, &range));
+		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		close(fd);
+	}
+	ASSERT_LE(2, devices);
+	ASSERT_EQ(0, syscall(SYS_delete_module, "test_hmm_migrate", O_NONBLOCK));
+	EXPECT_EQ(0, wrong(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part, 1));
+	ASSERT_EQ(0, load_module(path));
+	munmap(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part);
+}
+
+TEST_HARNESS_MAIN
