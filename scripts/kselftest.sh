@@ -46,10 +46,22 @@ cat >"$log/run" <<E2
 leaks=/sys/kernel/debug/kmemleak
 export HMM_MIGRATE_TRIPS=${TRIPS-}
 [ -n "\$HMM_MIGRATE_TRIPS" ] || unset HMM_MIGRATE_TRIPS
-insmod /lib/test_hmm_migrate.ko || exit 100
+export HMM_MIGRATE_MODULE=/lib/test_hmm_migrate.ko
+insmod \$HMM_MIGRATE_MODULE || exit 100
+echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
+	swapon /dev/zram0 || exit 103
 hmm_migrate$filters
 rc=\$?
-rmmod test_hmm_migrate || exit 101
+# It waits for ever for memory that somebody leaked, and cannot be killed.
+rmmod test_hmm_migrate &
+rmmod=\$!
+n=0
+while kill -0 \$rmmod 2>/dev/null; do
+	n=\$((n + 1))
+	[ \$n -le 60 ] || { echo 'the module cannot be unloaded'; exit 101; }
+	sleep 1
+done
+wait \$rmmod || exit 101
 if [ -e \$leaks ] && grep -qv kmemleak=off /proc/cmdline; then
 	echo '# looking for memory leaks'
 	echo scan >\$leaks
