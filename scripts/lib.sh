@@ -189,7 +189,7 @@ step_reporter()
 # until an earlier run has told. The caller says what a failure means.
 step()
 {
-	local label=$1 log=$LOGS/$2 lines=$3 known=$STATE/lines-$2 rc=0 reporter begin=$SECONDS
+	local label=$1 log=$LOGS/$2 lines=$3 known=$STATE/lines-${2//\//-} rc=0 reporter begin=$SECONDS
 	shift 3
 	mkdir -p "$(dirname "$log")"
 	: >"$log"
