@@ -38,7 +38,8 @@ build()
 		die "$label cannot be configured: see $(rel "$LOGS/bisect/config.log")."
 	step "building $label" "$log" 2600 kmake "$tree" "$o" W=1 all ||
 		die "$label does not build: see $(rel "$LOGS/$log")."
-	{ grep -E ': (warning|error):' "$LOGS/$log" || true; } |
+	# With a line number: what the compiler and kernel-doc say.
+	{ grep -E ':[0-9]+: (warning|error):|^WARNING: modpost' "$LOGS/$log" || true; } |
 		sed -E 's|^(\.\./)+||; s|:[0-9]+(:[0-9]+)?:|:|g' | sort -u >"$out"
 }
 

@@ -169,6 +169,8 @@ step_reporter()
 {
 	local label=$1 log=$2 lines=$3 begin=$SECONDS last=0 n pct bar now
 	trap - EXIT
+	# Its last sleep must not keep the lock.
+	exec 9>&-
 	while sleep 1 && kill -0 $$ 2>/dev/null; do
 		n=$(wc -l <"$log")
 		pct=$((n * 100 / lines))
@@ -189,7 +191,7 @@ step_reporter()
 # until an earlier run has told. The caller says what a failure means.
 step()
 {
-	local label=$1 log=$LOGS/$2 lines=$3 known=$STATE/lines-${2//\//-} rc=0 reporter begin=$SECONDS
+	local label=$1 log=$LOGS/$2 lines=$3 known=$STATE/lines-${2//\//-} rc=0 reporter begin=$SECONDS n
 	shift 3
 	mkdir -p "$(dirname "$log")"
 	: >"$log"
