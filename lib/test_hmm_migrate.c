@@ -373,12 +373,14 @@ static bool device_entry_writable(void *entry)
 static void client_forget(struct client *client, unsigned long start,
 			  unsigned long end)
 {
-	unsigned long index;
+	XA_STATE(xas, &client->page_table, start >> PAGE_SHIFT);
 	void *entry;
 
-	xa_for_each_range(&client->page_table, index, entry,
-			  start >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT)
-		xa_erase(&client->page_table, index);
+	lockdep_assert_held(&client->lock);
+	xas_lock(&xas);
+	xas_for_each(&xas, entry, (end - 1) >> PAGE_SHIFT)
+		xas_store(&xas, NULL);
+	xas_unlock(&xas);
 }
 
 /*
@@ -429,7 +431,12 @@ static const struct mmu_interval_notifier_ops client_notifier_ops = {
 	.invalidate = client_invalidate,
 };
 
-/* Before setup: from here on, changes to the range by others are noticed. */
+/*
+ * Before setup: from here on, changes to the range by others are noticed. Those
+ * that are already under way too: a MADV_DONTNEED that called
+ * client_invalidate() before this may zap the page that this migration puts in
+ * afterwards, so wait until it is through.
+ */
 static void client_take_off(struct client *client, struct flight *flight,
 			    unsigned long start, unsigned long end)
 {
@@ -441,6 +448,7 @@ static void client_take_off(struct client *client, struct flight *flight,
 	mutex_lock(&client->lock);
 	list_add(&flight->node, &client->flights);
 	mutex_unlock(&client->lock);
+	mmu_interval_read_begin(&client->notifier);
 }
 
 static void client_land(struct client *client, struct flight *flight)

@@ -1631,21 +1631,24 @@ TEST_F_TIMEOUT(device, device_writes_while_migrating, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* Zap what is being migrated: the device must not keep an entry for it. */
+/*
+ * Zap what is being migrated: the device must not keep an entry for it. Nobody
+ * writes to the memory, so it reads as zeros; what was freed is full of poison.
+ */
 static void *dontneed(void *data)
 {
 	struct worker *worker = data;
-	unsigned char buffer[8];
+	size_t size = worker->npages * page_size;
+	unsigned char *buffer = malloc(size);
 
-	while (!*worker->stop) {
-		worker->errors += !!madvise(worker->memory,
-					    worker->npages * page_size,
-					    MADV_DONTNEED);
-		/* Nobody writes to the first page, so it reads as zeros. */
-		worker->errors += !!device_read(worker->fd, worker->memory, 8, buffer);
-		worker->errors += !!nonzero(buffer, 8);
+	while (buffer && !*worker->stop) {
+		worker->errors += !!madvise(worker->memory, size, MADV_DONTNEED);
+		worker->errors += !!device_read(worker->fd, worker->memory, size,
+						buffer);
+		worker->errors += !!nonzero(buffer, size);
 		worker->moved++;
 	}
+	free(buffer);
 	return NULL;
 }
 
