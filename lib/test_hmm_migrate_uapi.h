@@ -105,7 +105,8 @@ struct test_hmm_migrate_info {
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size
  * @chunk: bytes for each trip through the stages, a multiple of the page size;
- *	   0 means 2 MiB; at most 1 GiB. A chunk also ends where a vma ends.
+ *	   0 means 2 MiB; at most 1 GiB. A chunk ends at an address that is a
+ *	   multiple of this, or where the vma ends.
  * @pages: (out) number of pages by what became of them; on success the sum is
  *	   all pages of the range
  * @time: (out) nanoseconds by part

@@ -71,11 +71,14 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 	check 'b4 am and git am make it of the mbox' by_b4 || true
 	say '== lint'
 	counted lint "$BUILD/lint.tally" "$SCRIPTS/lint.sh" --tally "$BUILD/lint.tally" || true
+	check 'the judgement of the benchmark is tested' python3 "$SCRIPTS/bench/report_test.py" || true
 	say '== kernel'
 	if check 'the debug kernel builds' "$SCRIPTS/kernel.sh" debug; then
 		say '== kselftest'
 		counted kselftest "$LOGS/kselftest/tally" "$SCRIPTS/kselftest.sh" || true
 	fi
+	say '== demo'
+	check 'the demo moves memory and finds it intact' "$SCRIPTS/demo.sh" || true
 fi
 
 finished=yes
