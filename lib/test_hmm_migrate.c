@@ -9,14 +9,15 @@
  * example. Documentation/mm/hmm_migrate.rst describes it, the interface is in
  * test_hmm_migrate_uapi.h.
  *
- * Four kinds of lock are involved, in this order:
+ * These locks are involved, in this order:
  *
+ *   evict_lock		one eviction at a time; by ioctl without the mmap_lock
  *   mmap_lock (read)	held over one trip through the migration stages
  *   folio locks	taken by the migration core, try-lock only
  *   client->lock	protects the device's page table; taken inside mmu notifier
  *			callbacks, so nothing under it may allocate memory in a
  *			way that waits for reclaim, or touch user memory
- *   spin locks		fault injection; innermost
+ *   spin locks		the xarray's own, and fault injection; innermost
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -53,7 +54,7 @@
 #define NR_PRIVATE_DEVICES	2
 #define NR_DEVICES		TEST_HMM_MIGRATE_MAX_DEVICES
 #define MAX_ORDER_DEVICE	TEST_HMM_MIGRATE_MAX_ORDER
-#define DEFAULT_CHUNK		SZ_2M
+#define DEFAULT_CHUNK		max_t(unsigned long, SZ_2M, PMD_SIZE)
 #define MAX_CHUNK		SZ_1G
 #define SNAPSHOT_PAGES		512UL
 #define FAULT_PAGES		64UL
@@ -107,7 +108,7 @@ struct injection {
 /**
  * struct testdev - one device
  * @misc: its node
- * @name: name of the node and of the memory region
+ * @name: name of the node
  * @id: number of the device
  * @kind: TEST_HMM_MIGRATE_PRIVATE or TEST_HMM_MIGRATE_COHERENT
  * @region: its physical addresses, more than there is memory if the kernel
@@ -178,6 +179,7 @@ struct client {
  * @start: first address
  * @end: behind the last address
  * @task: who migrates
+ * @in_setup: @task is in migrate_vma_setup()
  * @stale: somebody else changed the range meanwhile
  */
 struct flight {
@@ -185,6 +187,7 @@ struct flight {
 	unsigned long start;
 	unsigned long end;
 	struct task_struct *task;
+	bool in_setup;
 	bool stale;
 };
 
@@ -384,17 +387,21 @@ static void client_forget(struct client *client, unsigned long start,
 }
 
 /*
- * Our own migration announces itself by an invalidation too, from within
- * migrate_vma_setup() and migrate_vma_pages(). Only that one is no reason to
- * distrust the outcome. The owner alone would not do: another thread may migrate
- * the same range to the same device; nor would the task: reclaim within our own
- * allocation may unmap something.
+ * Our own migration announces itself by invalidations too, and these are no
+ * reason to distrust the outcome. In setup all that this task does is part of
+ * it: the announcement itself, the split of a huge page, the unmapping of a page
+ * that others share; and what is found gone in setup is not selected. Later on
+ * only the announcement is, which migrate_vma_pages() makes again for holes: the
+ * allocation of the new pages may reclaim something of the range, and the owner
+ * alone would not tell us from another thread that migrates to this device.
  */
 static bool flight_is_own(struct flight *flight,
 			  const struct mmu_notifier_range *range, void *owner)
 {
-	return range->event == MMU_NOTIFY_MIGRATE && range->owner == owner &&
-	       flight->task == current;
+	if (flight->task != current)
+		return false;
+	return flight->in_setup ||
+	       (range->event == MMU_NOTIFY_MIGRATE && range->owner == owner);
 }
 
 static bool client_invalidate(struct mmu_interval_notifier *notifier,
@@ -432,10 +439,10 @@ static const struct mmu_interval_notifier_ops client_notifier_ops = {
 };
 
 /*
- * Before setup: from here on, changes to the range by others are noticed. Those
- * that are already under way too: a MADV_DONTNEED that called
- * client_invalidate() before this may zap the page that this migration puts in
- * afterwards, so wait until it is through.
+ * From here on, changes to the range by others are noticed. Those that are
+ * already under way too: a MADV_DONTNEED that called client_invalidate() before
+ * this may zap the page that this migration puts in afterwards, so wait until it
+ * is through. Before the mmap_lock is taken, so that nobody waits for us.
  */
 static void client_take_off(struct client *client, struct flight *flight,
 			    unsigned long start, unsigned long end)
@@ -443,6 +450,7 @@ static void client_take_off(struct client *client, struct flight *flight,
 	flight->start = start;
 	flight->end = end;
 	flight->task = current;
+	flight->in_setup = false;
 	flight->stale = false;
 
 	mutex_lock(&client->lock);
@@ -467,10 +475,14 @@ static void client_land(struct client *client, struct flight *flight)
  * is no memory for an entry.
  */
 static void client_commit(struct client *client, struct flight *flight,
-			  struct batch *batch)
+			  struct move *move, struct batch *batch)
 {
-	unsigned long index = flight->start >> PAGE_SHIFT;
+	unsigned long index = move->start >> PAGE_SHIFT;
 	unsigned long i;
+
+	/* hmm_range_fault() would refuse to enter it too. */
+	if (!(move->vma->vm_flags & VM_READ))
+		return;
 
 	mutex_lock(&client->lock);
 	for (i = 0; i < batch->npages && !flight->stale; i++) {
@@ -512,8 +524,8 @@ static int client_enter(struct client *client, struct hmm_range *range)
  * held, or an error without.
  */
 static int client_range_fault(struct client *client, struct hmm_range *range,
-			      void (*look)(struct client *client,
-					   struct hmm_range *range))
+			      int (*look)(struct client *client,
+					  struct hmm_range *range))
 {
 	unsigned long deadline = jiffies + BUSY_TIMEOUT;
 	struct mm_struct *mm = client->notifier.mm;
@@ -532,7 +544,7 @@ static int client_range_fault(struct client *client, struct hmm_range *range,
 			return -EINTR;
 		ret = hmm_range_fault(range);
 		if (!ret && look)
-			look(client, range);
+			ret = look(client, range);
 		mmap_read_unlock(mm);
 		if (ret == -EBUSY)
 			continue;
@@ -595,11 +607,29 @@ static int client_write_fault(struct client *client, unsigned long addr)
 }
 
 /*
- * The device faults on @addr and, while at it, on what follows up to @end.
- *
- * What follows may be inaccessible, or not fit into memory, while @addr is
- * fine: then only the page of @addr counts, with memory for its entry set aside
- * where reclaim can be waited for.
+ * Only the page at @start, with memory for its entry set aside where reclaim can
+ * be waited for. An invalidation takes that away again, so it is a matter of
+ * luck, but of good luck: the fault of the first attempt has been taken.
+ */
+static int client_fault_page(struct client *client, unsigned long start,
+			     bool write)
+{
+	unsigned long index = start >> PAGE_SHIFT;
+	int ret;
+
+	ret = xa_reserve(&client->page_table, index, GFP_KERNEL);
+	if (ret)
+		return ret;
+	ret = client_fault_pages(client, start, start + PAGE_SIZE, write);
+	/* Does nothing if there is an entry now. */
+	xa_release(&client->page_table, index);
+	return ret;
+}
+
+/*
+ * The device faults on @addr and, while at it, on what follows up to @end. What
+ * follows may be inaccessible, or not fit into memory, while @addr is fine: then
+ * only the page of @addr counts.
  */
 static int client_fault(struct client *client, unsigned long addr,
 			unsigned long end, bool write)
@@ -610,16 +640,11 @@ static int client_fault(struct client *client, unsigned long addr,
 	atomic64_inc(&client->device->device_faults);
 	end = min(PAGE_ALIGN(end), start + FAULT_PAGES * PAGE_SIZE);
 	ret = client_fault_pages(client, start, end, write);
+	if (ret == -EFAULT || ret == -EPERM || ret == -ENOMEM)
+		ret = client_fault_page(client, start, write);
 	if (ret == -EAGAIN)
-		return client_write_fault(client, start);
-	if (!ret || ret == -EBUSY || ret == -EINTR)
-		return ret;
-
-	ret = xa_reserve(&client->page_table, start >> PAGE_SHIFT, GFP_KERNEL);
-	if (ret)
-		return ret;
-	ret = client_fault_pages(client, start, start + PAGE_SIZE, write);
-	return ret == -EAGAIN ? 0 : ret;
+		ret = client_write_fault(client, start);
+	return ret;
 }
 
 /* Copy through the device's page table: -ENOENT if the device has to fault. */
@@ -637,10 +662,18 @@ static int client_copy(struct client *client, unsigned long addr, void *buffer,
 
 	page = device_entry_page(entry);
 	contents = map_contents(page);
-	if (write)
+	if (write) {
 		memcpy(contents + offset_in_page(addr), buffer, length);
-	else
+		/*
+		 * The CPU's entry may be clean although it is writable, after
+		 * MADV_FREE for example, and a device entry has no dirty bit at
+		 * all. The page is mapped as long as we hold the lock, so its
+		 * mapping does not go away.
+		 */
+		set_page_dirty(page);
+	} else {
 		memcpy(buffer, contents + offset_in_page(addr), length);
+	}
 	unmap_contents(page, contents);
 	return 0;
 }
@@ -653,6 +686,7 @@ static int client_access_page(struct client *client, void *bounce,
 	void __user *user = u64_to_user_ptr(access->buffer + access->done);
 	unsigned long end = access->addr + access->length;
 	size_t length = min(end - addr, PAGE_SIZE - offset_in_page(addr));
+	unsigned long deadline = jiffies + BUSY_TIMEOUT;
 	int ret;
 
 	if (write && copy_from_user(bounce, user, length))
@@ -663,6 +697,9 @@ static int client_access_page(struct client *client, void *bounce,
 		ret = client_fault(client, addr, end, write);
 		if (ret)
 			return ret;
+		/* Somebody takes the page away again each time. */
+		if (time_after(jiffies, deadline))
+			return -EBUSY;
 	}
 
 	if (!write && copy_to_user(user, bounce, length))
@@ -686,6 +723,8 @@ static long client_access(struct client *client,
 
 	access->done = 0;
 	access->faults = 0;
+	if (end > mm->task_size)
+		return -EFAULT;
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 
@@ -711,13 +750,17 @@ static long client_write(struct client *client, void *argument)
 
 /* Snapshot */
 
+/* It became present since hmm_range_fault() looked at it. */
+#define LOOK_AGAIN		(TEST_HMM_MIGRATE_INVALID + 1)
+
 /*
  * To hmm_range_fault() a hole, a swapped page and another device's private page
- * are all the same nothing. This tells them apart by the entry itself, in the
- * place of HMM_PFN_VALID, which is not set for any of them. It is only a look:
- * page tables are not freed under the mmap_lock, but for those of files, which
- * RCU keeps; and an entry that changes meanwhile fails the retry check of the
- * notifier like anything else that hmm_range_fault() reported.
+ * are all the same nothing. This tells them apart by the entry itself, and puts
+ * the result in the place of the pfn; HMM_PFN_VALID is not set for any of them.
+ * It is only a look: page tables are not freed under the mmap_lock, but for those
+ * of files, which RCU keeps. A present entry that goes away meanwhile fails the
+ * retry check of the notifier. The opposite, a hole that is filled for example,
+ * is announced to nobody: then hmm_range_fault() has to look again.
  */
 static u8 pte_where(struct client *client, pte_t pte)
 {
@@ -728,7 +771,7 @@ static u8 pte_where(struct client *client, pte_t pte)
 		return TEST_HMM_MIGRATE_NONE;
 	/* Not accessible for the moment, for NUMA balancing. */
 	if (pte_present(pte))
-		return TEST_HMM_MIGRATE_SYSTEM;
+		return pte_protnone(pte) ? TEST_HMM_MIGRATE_SYSTEM : LOOK_AGAIN;
 
 	entry = pte_to_swp_entry(pte);
 	if (!non_swap_entry(entry))
@@ -757,7 +800,7 @@ static u8 pmd_where(struct client *client, pmd_t pmd, unsigned long addr)
 	if (!pmd_present(pmd))
 		return TEST_HMM_MIGRATE_INVALID;
 	if (pmd_leaf(pmd))
-		return TEST_HMM_MIGRATE_SYSTEM;
+		return pmd_protnone(pmd) ? TEST_HMM_MIGRATE_SYSTEM : LOOK_AGAIN;
 	if (pmd_bad(pmd))
 		return TEST_HMM_MIGRATE_INVALID;
 	/* pte_offset_map() is not for modules; on 64 bits it comes to this. */
@@ -785,16 +828,22 @@ static u8 addr_where(struct client *client, unsigned long addr)
 	return pmd_where(client, pmdp_get_lockless(pmd_offset(pud, addr)), addr);
 }
 
-static void snapshot_look(struct client *client, struct hmm_range *range)
+static int snapshot_look(struct client *client, struct hmm_range *range)
 {
 	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
 	unsigned long i;
+	u8 where;
 
 	for (i = 0; i < npages; i++) {
-		if (!range->hmm_pfns[i])
-			range->hmm_pfns[i] = addr_where(client, range->start +
-							(i << PAGE_SHIFT));
+		/* What is mapped for NUMA balancing has a pfn and no flags. */
+		if (range->hmm_pfns[i] & (HMM_PFN_VALID | HMM_PFN_ERROR))
+			continue;
+		where = addr_where(client, range->start + (i << PAGE_SHIFT));
+		if (where == LOOK_AGAIN)
+			return -EBUSY;
+		range->hmm_pfns[i] = where;
 	}
+	return 0;
 }
 
 static u8 page_where(struct client *client, struct page *page)
@@ -808,7 +857,10 @@ static u8 page_where(struct client *client, struct page *page)
 		return TEST_HMM_MIGRATE_OTHER_DEVICE;
 	if (is_zero_pfn(page_to_pfn(page)))
 		return TEST_HMM_MIGRATE_ZERO;
-	/* The huge zero folio is not known to modules, but nobody maps it otherwise. */
+	/*
+	 * The huge zero folio is not known to modules. Ordinary huge pages have
+	 * a mapping; some driver's own might not, and be taken for it.
+	 */
 	if (!folio->mapping && folio_order(folio) == HPAGE_PMD_ORDER)
 		return TEST_HMM_MIGRATE_ZERO;
 	return TEST_HMM_MIGRATE_SYSTEM;
@@ -914,10 +966,10 @@ static long client_snapshot(struct client *client, void *argument)
 	ret = check_range(snapshot->addr, snapshot->length);
 	if (ret)
 		return ret;
-	if (snapshot->addr + snapshot->length > TASK_SIZE)
-		return -EFAULT;
 
 	snapshot->done = 0;
+	if (snapshot->addr + snapshot->length > mm->task_size)
+		return -EFAULT;
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	hmm_pfns = kmalloc_array(SNAPSHOT_PAGES, sizeof(*hmm_pfns), GFP_KERNEL);
@@ -1105,9 +1157,13 @@ static int move_stages(struct move *move, struct batch *batch,
 	};
 	u64 then = ktime_get_ns();
 
+	if (flight)
+		flight->in_setup = true;
 	/* The range lies in the vma: what is invalid can only be the vma's kind. */
 	if (migrate_vma_setup(&args))
 		return -EOPNOTSUPP;
+	if (flight)
+		flight->in_setup = false;
 	counts_lap(counts, TEST_HMM_MIGRATE_TIME_SETUP, &then);
 
 	move_pages_contents(move, batch);
@@ -1118,7 +1174,7 @@ static int move_stages(struct move *move, struct batch *batch,
 
 	move_settle(move, batch, counts);
 	if (flight && move->to_device)
-		client_commit(move->client, flight, batch);
+		client_commit(move->client, flight, move, batch);
 
 	then = ktime_get_ns();
 	migrate_vma_finalize(&args);
@@ -1126,31 +1182,14 @@ static int move_stages(struct move *move, struct batch *batch,
 	return 0;
 }
 
-static int move_batch(struct move *move, struct batch *batch,
-		      struct counts *counts)
-{
-	struct flight flight;
-	int ret;
-
-	if (!move->client)
-		return move_stages(move, batch, NULL, counts);
-
-	client_take_off(move->client, &flight, move->start,
-			move->start + (batch->npages << PAGE_SHIFT));
-	ret = move_stages(move, batch, &flight, counts);
-	client_land(move->client, &flight);
-	return ret;
-}
-
 /*
- * Move the next chunk of [addr, end). Chunks end at multiples of their size, so
- * that none cuts a huge page in two, and where a vma ends. Returns the address
- * behind it through @next.
+ * Move what lies in the first vma of [addr, end). Returns the address behind it
+ * through @next.
  */
-static int client_move_chunk(struct client *client, unsigned long addr,
-			     unsigned long end, unsigned long chunk,
-			     struct move *move, struct batch *batch,
-			     struct counts *counts, unsigned long *next)
+static int client_move_vma(struct client *client, unsigned long addr,
+			   unsigned long end, struct move *move,
+			   struct batch *batch, struct flight *flight,
+			   struct counts *counts, unsigned long *next)
 {
 	struct mm_struct *mm = client->notifier.mm;
 	int ret = -EFAULT;
@@ -1159,15 +1198,37 @@ static int client_move_chunk(struct client *client, unsigned long addr,
 		return -EINTR;
 
 	move->vma = vma_lookup(mm, addr);
-	if (!move->vma)
-		goto out;
-
-	*next = min3(end, move->vma->vm_end, addr - addr % chunk + chunk);
-	move->start = addr;
-	batch_reset(batch, (*next - addr) >> PAGE_SHIFT);
-	ret = move_batch(move, batch, counts);
-out:
+	if (move->vma) {
+		*next = min(end, move->vma->vm_end);
+		move->start = addr;
+		batch_reset(batch, (*next - addr) >> PAGE_SHIFT);
+		ret = move_stages(move, batch, flight, counts);
+	}
 	mmap_read_unlock(mm);
+	return ret;
+}
+
+/*
+ * Move the next chunk of [addr, end). Chunks end at multiples of their size, so
+ * that the default one cuts no huge page in two, and where a vma ends.
+ */
+static int client_move_chunk(struct client *client, unsigned long addr,
+			     unsigned long end, unsigned long chunk,
+			     struct move *move, struct batch *batch,
+			     struct counts *counts, unsigned long *next)
+{
+	struct flight flight;
+	int ret;
+
+	/* Nothing is mapped there, and the end of the chunk may not exist. */
+	if (addr >= client->notifier.mm->task_size)
+		return -EFAULT;
+
+	end = min(end, addr - addr % chunk + chunk);
+	client_take_off(client, &flight, addr, end);
+	ret = client_move_vma(client, addr, end, move, batch, &flight, counts,
+			      next);
+	client_land(client, &flight);
 	return ret;
 }
 
@@ -1271,7 +1332,7 @@ static vm_fault_t testdev_migrate_to_ram(struct vm_fault *vmf)
 	struct counts counts = {};
 
 	atomic64_inc(&device->cpu_faults);
-	if (move_batch(&move, &batch, &counts))
+	if (move_stages(&move, &batch, NULL, &counts))
 		return VM_FAULT_SIGBUS;
 
 	counts_to_device(&counts, device, false);
@@ -1310,13 +1371,14 @@ static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
 }
 
 /* Move all that can be moved. Returns how many pages are still in use. */
-static unsigned long testdev_evict(struct testdev *device, struct counts *counts)
+static unsigned long testdev_evict(struct testdev *device, bool killable,
+				   struct counts *counts)
 {
 	unsigned long pfn = testdev_first_pfn(device);
 	unsigned long end = pfn + testdev_pages(device);
 
 	mutex_lock(&device->evict_lock);
-	while (pfn < end) {
+	while (pfn < end && !(killable && fatal_signal_pending(current))) {
 		unsigned long npages = min(end - pfn, device->evict_batch.max);
 
 		testdev_evict_pfns(device, pfn, npages, counts);
@@ -1338,10 +1400,10 @@ static long client_evict(struct client *client, void *argument)
 
 	memset(evict->pages, 0, sizeof(evict->pages));
 	memset(evict->time, 0, sizeof(evict->time));
-	evict->remaining = testdev_evict(client->device, &counts);
+	evict->remaining = testdev_evict(client->device, true, &counts);
 	memcpy(evict->pages, counts.pages, sizeof(counts.pages));
 	memcpy(evict->time, counts.time, sizeof(counts.time));
-	return 0;
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 /*
@@ -1352,10 +1414,15 @@ static void testdev_evict_all(struct testdev *device)
 {
 	unsigned long remaining, rounds = 0;
 
+	/* Nobody is left who could stop a failure that was asked for. */
+	spin_lock(&device->inject_lock);
+	memset(device->inject, 0, sizeof(device->inject));
+	spin_unlock(&device->inject_lock);
+
 	do {
 		struct counts counts = {};
 
-		remaining = testdev_evict(device, &counts);
+		remaining = testdev_evict(device, false, &counts);
 		if (!remaining)
 			return;
 		if (++rounds % 500 == 0)
@@ -1613,8 +1680,10 @@ static int testdev_create_pages(struct testdev *device)
 	if (IS_ERR(ret))
 		return PTR_ERR(ret);
 
-	for (; poison && pfn < end; pfn++)
+	for (; poison && pfn < end; pfn++) {
 		fill_contents(pfn_to_page(pfn), POISON);
+		cond_resched();
+	}
 	return 0;
 }
 
@@ -1718,9 +1787,9 @@ static int create_private_devices(void)
  * The kernel's other HMM test driver uses the same kind of memory without
  * requesting it, so ask the page maps too.
  */
-static bool memory_in_use(u64 start)
+static bool memory_in_use(u64 addr)
 {
-	struct dev_pagemap *pgmap = get_dev_pagemap(PHYS_PFN(start), NULL);
+	struct dev_pagemap *pgmap = get_dev_pagemap(PHYS_PFN(addr), NULL);
 
 	if (!pgmap)
 		return false;
@@ -1728,34 +1797,46 @@ static bool memory_in_use(u64 start)
 	return true;
 }
 
-static int create_coherent_device(struct resource *soft_reserved, void *unused)
+static int create_coherent_device(u64 start, u64 size)
 {
-	u64 start = ALIGN(soft_reserved->start, SZ_2M);
-	u64 end = ALIGN_DOWN(soft_reserved->end + 1, SZ_2M);
 	struct resource *region = NULL;
-	u64 size;
 
-	if (nr_testdevs == NR_DEVICES || start >= end)
-		return 0;
-
-	size = min(end - start, (u64)size_mb << 20);
-	if (!memory_in_use(start))
+	if (!memory_in_use(start) && !memory_in_use(start + size - 1))
 		region = request_mem_region(start, size, KBUILD_MODNAME);
 	if (!region) {
-		pr_err("Soft Reserved memory at %#llx is in use, is test_hmm loaded?\n",
-		       start);
-		return -EBUSY;
+		pr_warn("Soft Reserved memory at %#llx is in use, is test_hmm loaded?\n",
+			start);
+		return 0;
 	}
 	return testdev_create(TEST_HMM_MIGRATE_COHERENT, region, size);
 }
 
-/* Memory that the firmware has set aside for drivers: none is no error. */
+/* As many devices as fit, until there are two. */
+static int use_soft_reserved(struct resource *soft_reserved, void *result)
+{
+	u64 start = ALIGN(soft_reserved->start, SZ_2M);
+	u64 end = ALIGN_DOWN(soft_reserved->end + 1, SZ_2M);
+	int *ret = result;
+	u64 size;
+
+	for (; start < end && nr_testdevs < NR_DEVICES && !*ret; start += size) {
+		size = min(end - start, (u64)size_mb << 20);
+		*ret = create_coherent_device(start, size);
+	}
+	return *ret;
+}
+
+/*
+ * Memory that the firmware has set aside for drivers. If there is none, or
+ * somebody else has it, that is no error: there is private memory to test.
+ */
 static int create_coherent_devices(void)
 {
-	int ret = walk_iomem_res_desc(IORES_DESC_SOFT_RESERVED, IORESOURCE_MEM,
-				      0, -1, NULL, create_coherent_device);
+	int ret = 0;
 
-	return ret == -EINVAL ? 0 : ret;
+	walk_iomem_res_desc(IORES_DESC_SOFT_RESERVED, IORESOURCE_MEM, 0, -1,
+			    &ret, use_soft_reserved);
+	return ret;
 }
 
 static void destroy_devices(void)
@@ -1769,7 +1850,7 @@ static void destroy_devices(void)
 	}
 }
 
-/* Nobody can open a device before all of them are there. */
+/* Only when all of them are there, so that all minors follow one another. */
 static int register_devices(void)
 {
 	unsigned int i;

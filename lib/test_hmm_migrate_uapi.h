@@ -19,7 +19,7 @@
  *   EINVAL  the size is smaller than the first version of the structure; a
  *           flag is not known; a reserved field is not zero
  *   E2BIG   the size is larger than the kernel's structure and the rest is
- *           not zero
+ *           not zero, or larger than a page
  *   ENOTTY  no such ioctl
  *
  * The ioctls that take a range of addresses return in addition:
@@ -44,7 +44,7 @@
 enum {
 	/* The core did not select it: busy, pinned, large, elsewhere, ... */
 	TEST_HMM_MIGRATE_NOT_SELECTED,
-	/* Nothing to move: a hole or a zero page, and holes are not filled. */
+	/* Nothing to move: a hole (or, to the device, a zero page). */
 	TEST_HMM_MIGRATE_NO_SOURCE,
 	/* No memory for it at the destination. */
 	TEST_HMM_MIGRATE_NO_DESTINATION,
@@ -104,9 +104,10 @@ struct test_hmm_migrate_info {
  * @flags: TEST_HMM_MIGRATE_SKIP_HOLES or 0
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size
- * @chunk: bytes for each trip through the stages, a multiple of the page size;
- *	   0 means 2 MiB; at most 1 GiB. A chunk ends at an address that is a
- *	   multiple of this, or where the vma ends.
+ * @chunk: bytes for each trip through the stages, a multiple of the page size,
+ *	   at most 1 GiB; 0 means 2 MiB, or a huge page if that is larger. A
+ *	   chunk ends at an address that is a multiple of this, or where the vma
+ *	   ends.
  * @pages: (out) number of pages by what became of them; on success the sum is
  *	   all pages of the range
  * @time: (out) nanoseconds by part
@@ -137,7 +138,7 @@ struct test_hmm_migrate_range {
  * @done: (out) bytes that were read or written
  * @faults: (out) number of faults of the device
  *
- * EFAULT: a part of the range cannot be read at all.
+ * EFAULT: a part of the range is not readable for the process.
  * EPERM: a part of the range must not be written.
  * EBUSY: the page tables changed all the time for ten seconds.
  */
@@ -160,7 +161,7 @@ enum {
 	TEST_HMM_MIGRATE_OTHER_DEVICE,
 	TEST_HMM_MIGRATE_SWAPPED,
 	TEST_HMM_MIGRATE_MIGRATING,	/* a migration entry, on its way */
-	TEST_HMM_MIGRATE_INVALID,	/* no vma, or not ordinary memory */
+	TEST_HMM_MIGRATE_INVALID,	/* no vma, not readable, or not ordinary memory */
 };
 
 #define TEST_HMM_MIGRATE_WRITABLE	0x1
@@ -191,8 +192,8 @@ struct test_hmm_migrate_page {
  * @done: (out) number of pages that were written to @buffer
  *
  * Nothing is faulted in. A part of the range that is not mapped is no error
- * here, its pages are TEST_HMM_MIGRATE_INVALID. Each 2 MiB of the range are
- * seen at one moment, the next ones at a later moment.
+ * here, its pages are TEST_HMM_MIGRATE_INVALID. Mapped pages are seen as of one
+ * moment for 512 pages at a time; holes may be filled meanwhile.
  *
  * EFAULT: the buffer is not accessible, or the range leaves the address space.
  * EBUSY: the page tables changed all the time for ten seconds.
@@ -214,7 +215,10 @@ struct test_hmm_migrate_snapshot {
  * @remaining: (out) pages of the device that are still in use
  * @time: (out) nanoseconds by part
  *
- * By device pfn, no vma is looked at. Pages that are busy or pinned remain.
+ * By device pfn, no vma is looked at. Pages that are busy or pinned remain, and
+ * are not in @pages.
+ *
+ * EINTR: a fatal signal arrived.
  */
 struct test_hmm_migrate_evict {
 	__u32 size;
@@ -288,14 +292,14 @@ struct test_hmm_migrate_inject {
  * The size travels in the structure, so it is not a part of the number: the
  * number stays when a structure grows.
  */
-#define TEST_HMM_MIGRATE_INFO		_IO('H', 0x40)
-#define TEST_HMM_MIGRATE_TO_DEVICE	_IO('H', 0x41)
-#define TEST_HMM_MIGRATE_TO_SYSTEM	_IO('H', 0x42)
-#define TEST_HMM_MIGRATE_READ		_IO('H', 0x43)
-#define TEST_HMM_MIGRATE_WRITE		_IO('H', 0x44)
-#define TEST_HMM_MIGRATE_SNAPSHOT	_IO('H', 0x45)
-#define TEST_HMM_MIGRATE_EVICT		_IO('H', 0x46)
-#define TEST_HMM_MIGRATE_STATISTICS	_IO('H', 0x47)
-#define TEST_HMM_MIGRATE_INJECT		_IO('H', 0x48)
+#define TEST_HMM_MIGRATE_INFO		_IO(0xB9, 0x00)
+#define TEST_HMM_MIGRATE_TO_DEVICE	_IO(0xB9, 0x01)
+#define TEST_HMM_MIGRATE_TO_SYSTEM	_IO(0xB9, 0x02)
+#define TEST_HMM_MIGRATE_READ		_IO(0xB9, 0x03)
+#define TEST_HMM_MIGRATE_WRITE		_IO(0xB9, 0x04)
+#define TEST_HMM_MIGRATE_SNAPSHOT	_IO(0xB9, 0x05)
+#define TEST_HMM_MIGRATE_EVICT		_IO(0xB9, 0x06)
+#define TEST_HMM_MIGRATE_STATISTICS	_IO(0xB9, 0x07)
+#define TEST_HMM_MIGRATE_INJECT		_IO(0xB9, 0x08)
 
 #endif /* _LIB_TEST_HMM_MIGRATE_UAPI_H */

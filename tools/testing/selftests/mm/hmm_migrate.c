@@ -104,10 +104,25 @@ static size_t nonzero(const void *memory, size_t size)
 	return count;
 }
 
+/* Small pages, whatever the system's policy is for transparent huge pages. */
 static void *map_pages(unsigned long npages)
 {
-	return mmap(NULL, npages * page_size, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *memory = mmap(NULL, npages * page_size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory != MAP_FAILED)
+		madvise(memory, npages * page_size, MADV_NOHUGEPAGE);
+	return memory;
+}
+
+/* A child that does not outlive a test that fails. */
+static pid_t fork_child(void)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return pid;
 }
 
 /* The driver's ioctls: 0 or -errno */
@@ -315,6 +330,36 @@ static int reap(pid_t pid)
 	return WEXITSTATUS(status);
 }
 
+static bool have_swap(void)
+{
+	char line[256];
+	int lines = 0;
+	FILE *swaps = fopen("/proc/swaps", "r");
+
+	if (!swaps)
+		return false;
+	while (fgets(line, sizeof(line), swaps))
+		lines++;
+	fclose(swaps);
+	return lines > 1;
+}
+
+/* The signal that kills a child that writes there, 0 if it may write. */
+static int signal_of_write(unsigned char *memory)
+{
+	int status;
+	pid_t pid = fork_child();
+
+	if (!pid) {
+		signal(SIGSEGV, SIG_DFL);
+		*memory = ~*memory;
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		return -1;
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
 /* One device and a buffer of PAGES pages, filled with seed 1. */
 
 FIXTURE(device)
@@ -506,7 +551,6 @@ TEST_F_TIMEOUT(device, a_range_of_nothing_but_holes, TIMEOUT)
 	unsigned char *memory = map_pages(npages);
 
 	ASSERT_NE(MAP_FAILED, (void *)memory);
-	ASSERT_EQ(0, madvise(memory, size, MADV_NOHUGEPAGE));
 	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
 	EXPECT_EQ(npages, device_used(self->fd, npages));
@@ -520,7 +564,6 @@ TEST_F_TIMEOUT(device, zero_page, TIMEOUT)
 	unsigned long i;
 
 	ASSERT_NE(MAP_FAILED, (void *)memory);
-	ASSERT_EQ(0, madvise(memory, self->size, MADV_NOHUGEPAGE));
 	ASSERT_EQ(0, nonzero(memory, self->size));
 	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_ZERO));
 
@@ -551,8 +594,15 @@ TEST_F_TIMEOUT(device, read_only_mapping, TIMEOUT)
 	EXPECT_EQ(0, writable_pages(self->fd, self->memory, PAGES));
 	EXPECT_EQ(-EPERM, device_write(self->fd, self->memory, 1, "x"));
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
-	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, PAGES));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	EXPECT_EQ(SIGSEGV, signal_of_write(self->memory));
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
 	ASSERT_EQ(0, device_write(self->fd, self->memory, 1, self->memory));
 	fill(self->memory, self->size, 2);
@@ -613,8 +663,21 @@ TEST_F_TIMEOUT(device, several_protections, TIMEOUT)
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(2 * eighth, writable_pages(self->fd, self->memory, PAGES));
+	/* What the process may not do, its device may not do either. */
+	for (i = 0; i < 8; i++) {
+		unsigned char *part = self->memory + i * eighth * page_size;
+		int protection = protections[i % ARRAY_SIZE(protections)];
+		uint64_t word;
+
+		EXPECT_EQ(protection & PROT_READ ? 0 : -EFAULT,
+			  device_read(self->fd, part, 8, &word));
+		EXPECT_EQ(!(protection & PROT_READ) ? -EFAULT :
+			  !(protection & PROT_WRITE) ? -EPERM : 0,
+			  device_write(self->fd, part, 8, &word));
+	}
 	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(2 * eighth, writable_pages(self->fd, self->memory, PAGES));
 	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
@@ -648,19 +711,23 @@ static int fork_and_write_both(unsigned char *memory, size_t size,
 
 	if (pipe(to_child) || pipe(to_parent))
 		return -1;
-	pid = fork();
-	if (!pid)
+	pid = fork_child();
+	if (!pid) {
+		close(to_child[1]);
+		close(to_parent[0]);
 		child_reads_and_writes(memory, size, to_child[0], to_parent[1]);
+	}
+	/* So that a child that leaves early ends the wait for it. */
+	close(to_child[0]);
+	close(to_parent[1]);
 	ret = pid < 0 || (between && between(data)) ||
 	      read(to_parent[0], &ready, 1) != 1;
 	if (!ret) {
 		fill(memory, size, 2);
 		ret = write(to_child[1], "g", 1) != 1;
 	}
-	close(to_child[0]);
 	close(to_child[1]);
 	close(to_parent[0]);
-	close(to_parent[1]);
 	return reap(pid) ?: ret ? -2 : wrong(memory, size, 2) ? -3 : 0;
 }
 
@@ -707,7 +774,7 @@ static int fork_and_device_write(int fd, unsigned char *memory, size_t size,
 
 	if (pipe(to_child))
 		return -1;
-	pid = fork();
+	pid = fork_child();
 	if (!pid) {
 		if (read(to_child[0], &go, 1) != 1)
 			_exit(1);
@@ -883,6 +950,79 @@ TEST_F_TIMEOUT(device, device_access_ends_at_a_gap, TIMEOUT)
 	free(buffer);
 }
 
+/*
+ * A write of the device to its own memory, which it has to ask for since a fork()
+ * has made it read-only, while what follows is not accessible.
+ */
+TEST_F_TIMEOUT(device, device_write_ends_at_a_gap, TIMEOUT)
+{
+	struct test_hmm_migrate_access access;
+	unsigned char *buffer = malloc(self->size);
+
+	ASSERT_NE(NULL, buffer);
+	fill(buffer, self->size, 2);
+	ASSERT_EQ(0, to_device(self->fd, self->memory, 2, &self->range));
+	ASSERT_EQ(2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, mprotect(self->memory, page_size, PROT_READ));
+	ASSERT_EQ(0, mprotect(self->memory, page_size, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, mprotect(self->memory + page_size, page_size, PROT_READ));
+	EXPECT_EQ(-EPERM, access_memory(self->fd, TEST_HMM_MIGRATE_WRITE,
+					self->memory, 2 * page_size, buffer,
+					&access));
+	EXPECT_EQ(page_size, access.done);
+	EXPECT_EQ(0, wrong(self->memory, page_size, 2));
+	EXPECT_EQ(0, wrong_part(self->memory, page_size, self->size, 1));
+	free(buffer);
+}
+
+/* An open file stands for the process that opened it, also in another one. */
+TEST_F_TIMEOUT(device, file_of_the_parent, TIMEOUT)
+{
+	unsigned char *buffer = malloc(self->size);
+	pid_t pid;
+
+	ASSERT_NE(NULL, buffer);
+	fill(buffer, self->size, 2);
+	pid = fork_child();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		int ret = to_device(self->fd, self->memory, PAGES, &self->range) ?:
+			  device_write(self->fd, self->memory, self->size, buffer);
+
+		_exit(ret || wrong(self->memory, self->size, 1));
+	}
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+	free(buffer);
+}
+
+/* What the device wrote is no longer free for the taking. */
+TEST_F_TIMEOUT(device, device_write_after_madv_free, TIMEOUT)
+{
+	unsigned char *buffer = malloc(self->size);
+
+	ASSERT_NE(NULL, buffer);
+	if (!have_swap())
+		SKIP(return, "no swap space");
+	fill(buffer, self->size, 2);
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_FREE));
+	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+
+	/* The same by way of the device. */
+	fill(buffer, self->size, 3);
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_FREE));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 3));
+	free(buffer);
+}
+
 TEST_F_TIMEOUT(device, munmap_on_the_device, TIMEOUT)
 {
 	unsigned long quarter = PAGES / 4;
@@ -915,7 +1055,17 @@ TEST_F_TIMEOUT(device, mremap_on_the_device, TIMEOUT)
 				  TEST_HMM_MIGRATE_INVALID));
 	EXPECT_EQ(-EFAULT, device_write(self->fd, self->memory, 1, "x"));
 	EXPECT_EQ(0, device_wrong(self->fd, target, self->size, 1));
-	EXPECT_EQ(0, wrong(target, self->size, 1));
+	/* And a part of it back, from the middle. */
+	ASSERT_EQ(self->memory, mremap(target + 8 * page_size, 8 * page_size,
+				       8 * page_size,
+				       MREMAP_MAYMOVE | MREMAP_FIXED,
+				       self->memory));
+	EXPECT_EQ(8, pages_at(self->fd, self->memory, PAGES,
+			      TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(target, 8 * page_size, 1));
+	EXPECT_EQ(0, wrong_part(target, 16 * page_size, self->size, 1));
+	EXPECT_EQ(0, wrong_part(self->memory - 8 * page_size, 8 * page_size,
+				16 * page_size, 1));
 	munmap(target, self->size);
 }
 
@@ -933,6 +1083,7 @@ TEST_F_TIMEOUT(device, mprotect_on_the_device, TIMEOUT)
 
 	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_NONE));
 	EXPECT_EQ(-EFAULT, device_read(self->fd, self->memory, 1, &(char){0}));
+	EXPECT_EQ(-EFAULT, device_write(self->fd, self->memory, 1, "x"));
 
 	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
@@ -1019,20 +1170,6 @@ TEST_F_TIMEOUT(device, pin_on_the_device, TIMEOUT)
 	close(gup);
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 	free(buffer);
-}
-
-static bool have_swap(void)
-{
-	char line[256];
-	int lines = 0;
-	FILE *swaps = fopen("/proc/swaps", "r");
-
-	if (!swaps)
-		return false;
-	while (fgets(line, sizeof(line), swaps))
-		lines++;
-	fclose(swaps);
-	return lines > 1;
 }
 
 TEST_F_TIMEOUT(device, swapped_out_pages, TIMEOUT)
@@ -1124,39 +1261,56 @@ TEST_F_TIMEOUT(device, special_mapping_is_refused, TIMEOUT)
 	EXPECT_EQ(0, sum_of(&self->range));
 }
 
-static long set_hugepages(long count)
-{
-	char text[32];
-	int fd = open("/proc/sys/vm/nr_hugepages", O_RDWR);
-	long before = -1;
+#define NR_HUGEPAGES	"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 
-	if (fd < 0)
+static long get_hugepages(void)
+{
+	FILE *file = fopen(NR_HUGEPAGES, "r");
+	long count = -1;
+
+	if (!file)
 		return -1;
-	if (read(fd, text, sizeof(text) - 1) > 0)
-		before = strtol(text, NULL, 10);
-	snprintf(text, sizeof(text), "%ld", count);
-	if (pwrite(fd, text, strlen(text), 0) < 0)
-		before = -1;
-	close(fd);
-	return before;
+	if (fscanf(file, "%ld", &count) != 1)
+		count = -1;
+	fclose(file);
+	return count;
+}
+
+static void set_hugepages(long count)
+{
+	FILE *file = fopen(NR_HUGEPAGES, "w");
+
+	if (!file)
+		return;
+	fprintf(file, "%ld", count);
+	fclose(file);
+}
+
+static void *map_hugetlb(void)
+{
+	return mmap(NULL, TWO_MEG, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT,
+		    -1, 0);
 }
 
 TEST_F_TIMEOUT(device, hugetlb_is_refused, TIMEOUT)
 {
-	long before = set_hugepages(2);
+	long before = get_hugepages();
 	unsigned char *memory;
 
-	memory = mmap(NULL, TWO_MEG, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT),
-		      -1, 0);
-	if (memory == MAP_FAILED)
+	if (before < 0)
+		SKIP(return, "no huge pages of 2 MiB");
+	set_hugepages(before + 1);
+	memory = map_hugetlb();
+	if (memory == MAP_FAILED) {
+		set_hugepages(before);
 		SKIP(return, "no huge page of 2 MiB to be had");
+	}
 	fill(memory, TWO_MEG, 7);
 	EXPECT_EQ(-EOPNOTSUPP, to_device(self->fd, memory, 1, &self->range));
 	EXPECT_EQ(0, wrong(memory, TWO_MEG, 7));
 	munmap(memory, TWO_MEG);
-	if (before >= 0)
-		set_hugepages(before);
+	set_hugepages(before);
 }
 
 TEST_F_TIMEOUT(device, migrate_ends_at_a_gap, TIMEOUT)
@@ -1172,80 +1326,150 @@ TEST_F_TIMEOUT(device, migrate_ends_at_a_gap, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, half * page_size, 1));
 }
 
+static size_t huge_page_size(void)
+{
+	FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "r");
+	size_t size = 0;
+
+	if (!file)
+		return 0;
+	if (fscanf(file, "%zu", &size) != 1)
+		size = 0;
+	fclose(file);
+	return size;
+}
+
+/* Memory where a huge page fits at the start of @memory. Returns the mapping. */
+static void *map_huge_page(size_t size, unsigned char **memory)
+{
+	void *area = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	*memory = (void *)(((uintptr_t)area + size - 1) & ~(size - 1));
+	if (area != MAP_FAILED && madvise(*memory, size, MADV_HUGEPAGE)) {
+		munmap(area, 2 * size);
+		return MAP_FAILED;
+	}
+	return area;
+}
+
 /* Split on the way out or not: the contents count here. */
 TEST_F_TIMEOUT(device, transparent_huge_page, TIMEOUT)
 {
-	unsigned long npages = TWO_MEG / page_size;
-	unsigned char *area, *memory;
-	struct test_hmm_migrate_page page;
+	size_t size = huge_page_size();
+	unsigned long npages = size / page_size, i;
+	struct test_hmm_migrate_page *pages = calloc(npages, sizeof(*pages));
+	struct test_hmm_migrate_access access;
+	unsigned char *area, *memory, *buffer = malloc(size);
 
-	area = map_pages(2 * npages);
+	if (!size)
+		SKIP(return, "no transparent huge pages");
+	ASSERT_NE(NULL, pages);
+	ASSERT_NE(NULL, buffer);
+	area = map_huge_page(size, &memory);
 	ASSERT_NE(MAP_FAILED, (void *)area);
-	memory = (void *)(((uintptr_t)area + TWO_MEG - 1) & ~(TWO_MEG - 1));
-	ASSERT_EQ(0, madvise(memory, TWO_MEG, MADV_HUGEPAGE));
-	fill(memory, TWO_MEG, 8);
-	ASSERT_EQ(0, snapshot(self->fd, memory, 1, &page));
-	EXPECT_EQ(9, page.map_order);
-	EXPECT_EQ(9, page.folio_order);
+	fill(memory, size, 8);
+	ASSERT_EQ(0, snapshot(self->fd, memory, npages, pages));
+	if (!pages[0].map_order)
+		SKIP(munmap(area, 2 * size); return, "no huge page to be had");
+	for (i = 0; i < npages; i++) {
+		ASSERT_EQ(TEST_HMM_MIGRATE_SYSTEM, pages[i].where);
+		ASSERT_EQ(npages, 1UL << pages[i].map_order);
+		ASSERT_EQ(npages, 1UL << pages[i].folio_order);
+		ASSERT_EQ(i, pages[i].folio_index);
+	}
 
 	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
 				   TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, memory, TWO_MEG, 8));
+	/* The split was the driver's own doing, so it entered the pages. */
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory, size,
+				   buffer, &access));
+	EXPECT_EQ(0, access.faults);
+	EXPECT_EQ(0, wrong(buffer, size, 8));
 	ASSERT_EQ(0, to_system(self->fd, memory, npages, &self->range));
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	EXPECT_EQ(0, wrong(memory, TWO_MEG, 8));
-	munmap(area, 2 * TWO_MEG);
+	EXPECT_EQ(0, wrong(memory, size, 8));
+	munmap(area, 2 * size);
+	free(buffer);
+	free(pages);
 }
 
 /* A read fault on a huge page of nothing maps the huge zero page. */
 TEST_F_TIMEOUT(device, huge_zero_page, TIMEOUT)
 {
-	unsigned long npages = TWO_MEG / page_size;
+	size_t size = huge_page_size();
+	unsigned long npages = size / page_size;
 	unsigned char *area, *memory;
 
-	area = map_pages(2 * npages);
+	if (!size)
+		SKIP(return, "no transparent huge pages");
+	area = map_huge_page(size, &memory);
 	ASSERT_NE(MAP_FAILED, (void *)area);
-	memory = (void *)(((uintptr_t)area + TWO_MEG - 1) & ~(TWO_MEG - 1));
-	ASSERT_EQ(0, madvise(memory, TWO_MEG, MADV_HUGEPAGE));
 	ASSERT_EQ(0, memory[0]);
+	if (pages_at(self->fd, memory, npages, TEST_HMM_MIGRATE_NONE))
+		SKIP(munmap(area, 2 * size); return, "no huge zero page to be had");
 	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
 				   TEST_HMM_MIGRATE_ZERO));
 	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
 	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
 				   TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, nonzero(memory, TWO_MEG));
-	munmap(area, 2 * TWO_MEG);
+	EXPECT_EQ(0, nonzero(memory, size));
+	munmap(area, 2 * size);
 }
 
+/* A byte through a pipe: the other side has come so far. */
+static bool wait_for(int fd)
+{
+	char byte;
+
+	return read(fd, &byte, 1) == 1;
+}
+
+static bool tell(int fd)
+{
+	return write(fd, "t", 1) == 1;
+}
+
+/*
+ * The child shares one half of the range with us and has copies of the other.
+ * It is at rest during the eviction: an eviction may find a page that a fault
+ * has just moved and still holds a reference to, and the kernel, as it is, moves
+ * that once more.
+ */
 TEST_F_TIMEOUT(device, eviction, TIMEOUT)
 {
 	struct test_hmm_migrate_evict argument;
+	int ready[2], tries = 0;
 	pid_t pid;
 
+	ASSERT_EQ(0, pipe(ready));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	/* Some that another process shares, some that it has a copy of. */
-	pid = fork();
+	pid = fork_child();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		fill(self->memory, self->size / 2, 9);
+		if (!tell(ready[1]))
+			_exit(1);
 		pause();
 		_exit(0);
 	}
-	while (pages_at(self->fd, self->memory, PAGES, TEST_HMM_MIGRATE_MIGRATING))
-		;
+	close(ready[1]);
+	ASSERT_TRUE(wait_for(ready[0]));
 
-	ASSERT_EQ(0, evict(self->fd, &argument));
-	ASSERT_EQ(0, evict(self->fd, &argument));
+	do {
+		ASSERT_EQ(0, evict(self->fd, &argument));
+	} while (argument.remaining && ++tries < 100);
 	EXPECT_EQ(0, argument.remaining);
 	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
 				  TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
+	close(ready[0]);
 }
 
 TEST_F_TIMEOUT(device, eviction_reports, TIMEOUT)
@@ -1305,6 +1529,41 @@ TEST_F_TIMEOUT(device, copy_fails_on_the_way_out, TIMEOUT)
 		     TEST_HMM_MIGRATE_COPY_FAILED);
 }
 
+/* A hole that cannot be filled is still a hole. */
+TEST_F_TIMEOUT(device, failures_in_holes, TIMEOUT)
+{
+	unsigned char *memory = map_pages(PAGES);
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 5, 3));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 20, 4));
+	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
+	EXPECT_EQ(3, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(4, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(PAGES - 7, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(PAGES, sum_of(&self->range));
+	EXPECT_EQ(7, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_NONE));
+	EXPECT_EQ(0, nonzero(memory, self->size));
+	munmap(memory, self->size);
+}
+
+/* Only what is large enough fails. */
+TEST_F_TIMEOUT(device, failures_of_larger_orders, TIMEOUT)
+{
+	struct test_hmm_migrate_inject argument = {
+		.size = sizeof(argument),
+		.what = TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
+		.order = 1,
+		.nth = 1,
+		.times = -1,
+	};
+
+	ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_INJECT, &argument));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
 TEST_F_TIMEOUT(device, failures_on_the_way_back, TIMEOUT)
 {
 	static const struct {
@@ -1321,6 +1580,7 @@ TEST_F_TIMEOUT(device, failures_on_the_way_back, TIMEOUT)
 		ASSERT_EQ(0, inject(self->fd, cases[i].what, 1, 7));
 		ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
 		EXPECT_EQ(7, self->range.pages[cases[i].fate]);
+		EXPECT_EQ(PAGES, sum_of(&self->range));
 		EXPECT_EQ(PAGES - 7, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 		EXPECT_EQ(7, pages_at(self->fd, self->memory, 7,
 				      TEST_HMM_MIGRATE_THIS_DEVICE));
@@ -1413,11 +1673,17 @@ TEST_F_TIMEOUT(device, statistics, TIMEOUT)
 	EXPECT_EQ(PAGES, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(PAGES, stats.allocated[0]);
 	EXPECT_EQ(PAGES, stats.freed[0]);
+	EXPECT_LE(self->range.time[TEST_HMM_MIGRATE_TIME_SETUP],
+		  stats.time[TEST_HMM_MIGRATE_TIME_SETUP]);
 	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_SETUP]);
 	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_COPY]);
 	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_PAGES]);
 	EXPECT_LT(0, stats.time[TEST_HMM_MIGRATE_TIME_FINALIZE]);
 	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	EXPECT_EQ(0, stats.device_faults);
+	ASSERT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	EXPECT_LT(0, stats.device_faults);
 	EXPECT_EQ(0, stats.allocated[0]);
 	EXPECT_EQ(0, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, stats.time[TEST_HMM_MIGRATE_TIME_SETUP]);
@@ -1446,7 +1712,7 @@ TEST_F_TIMEOUT(device, kill_with_memory_on_the_device, TIMEOUT)
 	pid_t pid;
 
 	ASSERT_EQ(0, pipe(ready));
-	pid = fork();
+	pid = fork_child();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		int fd = open_device(variant->device);
@@ -1460,6 +1726,7 @@ TEST_F_TIMEOUT(device, kill_with_memory_on_the_device, TIMEOUT)
 		pause();
 		_exit(0);
 	}
+	close(ready[1]);
 	ASSERT_EQ(1, read(ready[0], &byte, 1));
 	EXPECT_LT(0, device_used(self->fd, PAGES));
 	kill(pid, SIGKILL);
@@ -1474,21 +1741,29 @@ TEST_F_TIMEOUT(device, kill_while_migrating, TIMEOUT)
 	unsigned long round, rounds = trips() / 50 + 1;
 
 	for (round = 0; round < rounds; round++) {
-		pid_t pid = fork();
+		int ready[2];
+		pid_t pid;
 
+		ASSERT_EQ(0, pipe(ready));
+		pid = fork_child();
 		ASSERT_LE(0, pid);
 		if (!pid) {
 			int fd = open_device(variant->device);
 
 			while (!to_device(fd, self->memory, PAGES, &self->range) &&
-			       !to_system(fd, self->memory, PAGES, &self->range))
+			       !to_system(fd, self->memory, PAGES, &self->range) &&
+			       tell(ready[1]))
 				;
 			_exit(1);
 		}
-		usleep(1000 + round * 700 % 20000);
+		close(ready[1]);
+		/* It is in the middle of its second trip or a later one. */
+		ASSERT_TRUE(wait_for(ready[0]));
+		usleep(round * 700 % 20000);
 		kill(pid, SIGKILL);
-		ASSERT_EQ(-1, reap(pid));
+		EXPECT_EQ(-1, reap(pid));
 		ASSERT_EQ(0, wrong(self->memory, self->size, 1));
+		close(ready[0]);
 	}
 }
 
@@ -1496,7 +1771,7 @@ TEST_F_TIMEOUT(device, kill_while_migrating, TIMEOUT)
 TEST_F_TIMEOUT(device, process_is_gone, TIMEOUT)
 {
 	struct test_hmm_migrate_page page;
-	int fd = -1, next = dup(0);
+	int fd = -1, next = open("/dev/null", O_RDONLY);
 	char byte;
 	pid_t pid;
 
@@ -1805,9 +2080,10 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 
 		/* Every bit of the flags that has no meaning. */
 		if (request != TEST_HMM_MIGRATE_INJECT) {
-			unsigned int bit;
+			unsigned int bit = request == TEST_HMM_MIGRATE_TO_DEVICE ||
+					   request == TEST_HMM_MIGRATE_STATISTICS;
 
-			for (bit = 1; bit < 32; bit++) {
+			for (; bit < 32; bit++) {
 				good_argument(page, request, size, self->memory,
 					      buffer);
 				first[1] = 1U << bit;
@@ -1829,15 +2105,15 @@ TEST_F_TIMEOUT(device, unknown_ioctls, TIMEOUT)
 	unsigned int nr;
 
 	for (nr = 0; nr < 256; nr++) {
-		unsigned long request = _IO('H', nr);
+		unsigned long request = _IO(0xB9, nr);
 
 		if (request >= TEST_HMM_MIGRATE_INFO &&
 		    request <= TEST_HMM_MIGRATE_INJECT)
 			continue;
 		EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, request, argument));
 	}
-	EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, _IO('G', 0x40), argument));
-	EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, _IOWR('H', 0x40, int), argument));
+	EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, _IO(0xB8, 0), argument));
+	EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, _IOWR(0xB9, 0, int), argument));
 }
 
 TEST_F_TIMEOUT(device, bad_ranges, TIMEOUT)
@@ -1912,6 +2188,8 @@ TEST_F_TIMEOUT(device, bad_accesses, TIMEOUT)
 	EXPECT_EQ(-EFAULT, device_write(self->fd, gap, 1, buffer));
 	EXPECT_EQ(-EFAULT, device_read(self->fd, NULL, 1, buffer));
 	EXPECT_EQ(-EFAULT, device_read(self->fd, (void *)(1UL << 63), 1, buffer));
+	EXPECT_EQ(-EFAULT, device_read(self->fd, (void *)-16, 8, buffer));
+	EXPECT_EQ(-EINVAL, device_write(self->fd, self->memory, -1, buffer));
 	EXPECT_EQ(-EFAULT, access_memory(self->fd, TEST_HMM_MIGRATE_READ,
 					 self->memory, 16, gap, &access));
 	EXPECT_EQ(0, access.done);
@@ -2120,13 +2398,29 @@ static int load_module(const char *path)
 	return ret;
 }
 
+/* Somebody else, who looks at new devices for example, may have one open. */
+static int unload_module(void)
+{
+	int ret, tries = 0;
+
+	do {
+		ret = syscall(SYS_delete_module, "test_hmm_migrate", O_NONBLOCK);
+		if (!ret || errno != EAGAIN)
+			break;
+		usleep(100000);
+	} while (++tries < 50);
+	return ret ? -errno : 0;
+}
+
 TEST(unload_with_memory_on_the_device)
 {
 	const char *path = getenv("HMM_MIGRATE_MODULE");
 	struct test_hmm_migrate_range range;
 	unsigned int device, devices = 0;
 	unsigned char *memory;
+	int ready[2];
 	size_t part;
+	pid_t pid;
 
 	if (!path)
 		SKIP(return, "HMM_MIGRATE_MODULE does not say where the module is");
@@ -2147,7 +2441,20 @@ TEST(unload_with_memory_on_the_device)
 		close(fd);
 	}
 	ASSERT_LE(2, devices);
-	ASSERT_EQ(0, syscall(SYS_delete_module, "test_hmm_migrate", O_NONBLOCK));
+	/* A child shares all of it, and looks at it only afterwards. */
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork_child();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (!wait_for(ready[0]))
+			_exit(1);
+		_exit(!!wrong(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part, 1));
+	}
+	close(ready[0]);
+	EXPECT_EQ(0, unload_module());
+	EXPECT_TRUE(tell(ready[1]));
+	EXPECT_EQ(0, reap(pid));
+	close(ready[1]);
 	EXPECT_EQ(0, wrong(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part, 1));
 	ASSERT_EQ(0, load_module(path));
 	munmap(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part);

@@ -17,29 +17,45 @@ cleanup()
 {
 	if [ -n "$swap" ]; then
 		swapoff /dev/zram0
+	fi
+	if [ -n "$disksize" ]; then
 		echo 1 > /sys/block/zram0/reset
 	fi
-	if [ -n "$loaded" ]; then
+	if [ -n "$zram" ]; then
+		modprobe -r zram
+	fi
+	if [ -n "$driver" ]; then
 		modprobe -r test_hmm_migrate
 	fi
 }
 
-[ "$(id -u)" = 0 ] || skip "must be run as root"
-modprobe -q test_hmm_migrate ||
-	skip "cannot load test_hmm_migrate, is CONFIG_TEST_HMM_MIGRATE=m and test_hmm unloaded?"
-loaded=y
-trap cleanup EXIT
+add_swap()
+{
+	if [ ! -e /sys/block/zram0 ]; then
+		modprobe -q zram || return
+		zram=y
+	fi
+	# Somebody else's, if it has a size.
+	[ "$(cat /sys/block/zram0/disksize)" = 0 ] || return
+	echo 64M > /sys/block/zram0/disksize || return
+	disksize=y
+	mkswap /dev/zram0 > /dev/null && swapon /dev/zram0 && swap=y
+}
 
-if [ "$(wc -l < /proc/swaps)" = 1 ] && modprobe -q zram &&
-   echo 64M > /sys/block/zram0/disksize && mkswap -q /dev/zram0 &&
-   swapon /dev/zram0; then
-	swap=y
+[ "$(id -u)" = 0 ] || skip "must be run as root"
+trap cleanup EXIT
+if [ ! -e /sys/module/test_hmm_migrate ]; then
+	modprobe -q test_hmm_migrate ||
+		skip "cannot load test_hmm_migrate, is CONFIG_TEST_HMM_MIGRATE=m?"
+	driver=y
+fi
+if [ "$(wc -l < /proc/swaps)" = 1 ]; then
+	add_swap
 fi
 
-HMM_MIGRATE_MODULE=$(modinfo -n test_hmm_migrate)
+module=$(modinfo -n test_hmm_migrate)
 # A compressed module is not for finit_module(): one test less.
-case $HMM_MIGRATE_MODULE in
-*.ko)	export HMM_MIGRATE_MODULE ;;
-*)	unset HMM_MIGRATE_MODULE ;;
+case $module in
+*.ko)	export HMM_MIGRATE_MODULE="$module" ;;
 esac
-./hmm_migrate
+"$(dirname "$0")"/hmm_migrate
