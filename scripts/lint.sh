@@ -184,6 +184,16 @@ while read -r c; do
 	fi
 done < <(kgit rev-list --reverse base..HEAD)
 
+# git folds a header of more than 76 characters, and the b4 of Debian 12 stops at
+# a folded one. That leaves 53 for the subject after 'Subject: [PATCH nn/mm] '.
+while read -r subject; do
+	if [ ${#subject} -gt 53 ]; then
+		finding "the subject '$subject' has ${#subject} characters, 53 are all that b4 takes: shorten it"
+	else
+		ok
+	fi
+done < <(kgit log --reverse --format=%s base..HEAD; head -n 1 "$PATCHES/cover-letter")
+
 mapfile -t sources < <(kgit diff --no-renames --diff-filter=AM --name-only base HEAD -- '*.c' '*.h')
 compiled=()
 for f in "${sources[@]}"; do
