@@ -6,8 +6,9 @@
  * page table of a process, and it reads and writes the process's memory through
  * it. What a driver of a real device gets from its hardware is simulated here;
  * what it asks of mm/ is done in earnest, so that this file can be read as an
- * example. Documentation/mm/hmm_migrate.rst describes it, the interface is in
- * test_hmm_migrate_uapi.h.
+ * example.
+ * The interface is in test_hmm_migrate_uapi.h; Documentation/mm/hmm_migrate.rst
+ * says which races this driver has to close, and how it does it.
  *
  * These locks are involved, in this order:
  *
@@ -158,6 +159,7 @@ struct testdev {
 /**
  * struct client - an open file: a process whose page table a device mirrors
  * @device: the device
+ * @mm: the address space, which may have lost its last user
  * @notifier: covers the whole address space
  * @lock: protects what follows
  * @page_table: the device's page table, a value entry for each page:
@@ -167,6 +169,7 @@ struct testdev {
  */
 struct client {
 	struct testdev *device;
+	struct mm_struct *mm;
 	struct mmu_interval_notifier notifier;
 	struct mutex lock;		/* see above */
 	struct xarray page_table;
@@ -356,6 +359,17 @@ static void testdev_page_free(struct page *page)
 	testdev_give_back(device, page_to_pfn(page), 0);
 }
 
+/* What every ioctl for a range asks of it. */
+static int check_range(u64 addr, u64 length)
+{
+	u64 end;
+
+	if (!PAGE_ALIGNED(addr) || !PAGE_ALIGNED(length) || !length ||
+	    check_add_overflow(addr, length, &end))
+		return -EINVAL;
+	return 0;
+}
+
 /* The device's page table */
 
 static void *device_entry(unsigned long pfn, bool writable)
@@ -528,7 +542,7 @@ static int client_range_fault(struct client *client, struct hmm_range *range,
 					  struct hmm_range *range))
 {
 	unsigned long deadline = jiffies + BUSY_TIMEOUT;
-	struct mm_struct *mm = client->notifier.mm;
+	struct mm_struct *mm = client->mm;
 	int ret;
 
 	range->notifier = &client->notifier;
@@ -591,7 +605,7 @@ static int client_fault_pages(struct client *client, unsigned long start,
  */
 static int client_write_fault(struct client *client, unsigned long addr)
 {
-	struct mm_struct *mm = client->notifier.mm;
+	struct mm_struct *mm = client->mm;
 	struct vm_area_struct *vma;
 	int ret = -EFAULT;
 
@@ -712,7 +726,7 @@ static int client_access_page(struct client *client, void *bounce,
 static long client_access(struct client *client,
 			  struct test_hmm_migrate_access *access, bool write)
 {
-	struct mm_struct *mm = client->notifier.mm;
+	struct mm_struct *mm = client->mm;
 	unsigned long end;
 	void *bounce;
 	int ret = 0;
@@ -809,7 +823,7 @@ static u8 pmd_where(struct client *client, pmd_t pmd, unsigned long addr)
 
 static u8 addr_where(struct client *client, unsigned long addr)
 {
-	pgd_t *pgd = pgd_offset(client->notifier.mm, addr);
+	pgd_t *pgd = pgd_offset(client->mm, addr);
 	p4d_t *p4d;
 	pud_t *pud;
 
@@ -918,16 +932,6 @@ static int snapshot_pages(struct client *client, unsigned long start,
 	return 0;
 }
 
-static int check_range(u64 addr, u64 length)
-{
-	u64 end;
-
-	if (!PAGE_ALIGNED(addr) || !PAGE_ALIGNED(length) || !length ||
-	    check_add_overflow(addr, length, &end))
-		return -EINVAL;
-	return 0;
-}
-
 static int snapshot_range(struct client *client,
 			  struct test_hmm_migrate_snapshot *snapshot,
 			  unsigned long *hmm_pfns,
@@ -956,7 +960,7 @@ static int snapshot_range(struct client *client,
 static long client_snapshot(struct client *client, void *argument)
 {
 	struct test_hmm_migrate_snapshot *snapshot = argument;
-	struct mm_struct *mm = client->notifier.mm;
+	struct mm_struct *mm = client->mm;
 	struct test_hmm_migrate_page *out;
 	unsigned long *hmm_pfns;
 	long ret;
@@ -1191,7 +1195,7 @@ static int client_move_vma(struct client *client, unsigned long addr,
 			   struct batch *batch, struct flight *flight,
 			   struct counts *counts, unsigned long *next)
 {
-	struct mm_struct *mm = client->notifier.mm;
+	struct mm_struct *mm = client->mm;
 	int ret = -EFAULT;
 
 	if (mmap_read_lock_killable(mm))
@@ -1221,7 +1225,7 @@ static int client_move_chunk(struct client *client, unsigned long addr,
 	int ret;
 
 	/* Nothing is mapped there, and the end of the chunk may not exist. */
-	if (addr >= client->notifier.mm->task_size)
+	if (addr >= client->mm->task_size)
 		return -EFAULT;
 
 	end = min(end, addr - addr % chunk + chunk);
@@ -1262,7 +1266,7 @@ static long client_migrate(struct client *client,
 			   struct test_hmm_migrate_range *range, bool to_device)
 {
 	u32 flags = to_device ? TEST_HMM_MIGRATE_SKIP_HOLES : 0;
-	struct mm_struct *mm = client->notifier.mm;
+	struct mm_struct *mm = client->mm;
 	struct counts counts = {};
 	long ret;
 
@@ -1598,10 +1602,11 @@ static int client_open(struct inode *inode, struct file *file)
 		return -ENOMEM;
 
 	client->device = device;
+	client->mm = current->mm;
 	mutex_init(&client->lock);
 	xa_init(&client->page_table);
 	INIT_LIST_HEAD(&client->flights);
-	ret = mmu_interval_notifier_insert(&client->notifier, current->mm, 0,
+	ret = mmu_interval_notifier_insert(&client->notifier, client->mm, 0,
 					   ULONG_MAX & PAGE_MASK,
 					   &client_notifier_ops);
 	if (ret) {
@@ -1609,6 +1614,7 @@ static int client_open(struct inode *inode, struct file *file)
 		return ret;
 	}
 
+	mmgrab(client->mm);
 	file->private_data = client;
 	return 0;
 }
@@ -1623,6 +1629,7 @@ static int client_release(struct inode *inode, struct file *file)
 
 	mmu_interval_notifier_remove(&client->notifier);
 	xa_destroy(&client->page_table);
+	mmdrop(client->mm);
 	kfree(client);
 	return 0;
 }
