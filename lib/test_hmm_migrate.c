@@ -745,8 +745,12 @@ static long client_access(struct client *client,
 	bounce = kmalloc(PAGE_SIZE, GFP_KERNEL);
 	if (!bounce)
 		ret = -ENOMEM;
-	while (!ret && access->done < access->length)
+	while (!ret && access->done < access->length) {
 		ret = client_access_page(client, bounce, access, write);
+		if (!ret && fatal_signal_pending(current))
+			ret = -EINTR;
+		cond_resched();
+	}
 	kfree(bounce);
 	mmput(mm);
 	return ret;
@@ -1087,6 +1091,13 @@ static u8 move_page(struct move *move, struct batch *batch, unsigned long i)
 		return TEST_HMM_MIGRATE_NOT_SELECTED;
 	if (!from && (!move->to_device || move->skip_holes))
 		return TEST_HMM_MIGRATE_NO_SOURCE;
+	/*
+	 * KSM finds the mappings of its pages by the addresses where it merged
+	 * them, and mremap() keeps these right by unmerging first; it does not
+	 * know device entries. After that nobody finds the page any more.
+	 */
+	if (move->to_device && from && folio_test_ksm(page_folio(from)))
+		return TEST_HMM_MIGRATE_DECLINED;
 
 	if (move->to_device)
 		to = testdev_alloc_page(move->device);
@@ -1256,6 +1267,8 @@ static int client_move(struct client *client,
 	while (!ret && addr < end) {
 		ret = client_move_chunk(client, addr, end, chunk, &move,
 					&batch, counts, &addr);
+		if (!ret && fatal_signal_pending(current))
+			ret = -EINTR;
 		cond_resched();
 	}
 	batch_free(&batch);

@@ -46,6 +46,8 @@ enum {
 	TEST_HMM_MIGRATE_NOT_SELECTED,
 	/* Nothing to move: a hole (or, to the device, a zero page). */
 	TEST_HMM_MIGRATE_NO_SOURCE,
+	/* The driver leaves it alone: a page that KSM has merged. */
+	TEST_HMM_MIGRATE_DECLINED,
 	/* No memory for it at the destination. */
 	TEST_HMM_MIGRATE_NO_DESTINATION,
 	/* The copy failed. */

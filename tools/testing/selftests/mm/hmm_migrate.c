@@ -8,7 +8,7 @@
  *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
  *   HMM_MIGRATE_MODULE	path of test_hmm_migrate.ko, for the test that unloads it
  *
- * Needs root; for all of the tests also gup_test, hugetlbfs and swap space:
+ * Needs root; for all of the tests also gup_test, hugetlbfs, KSM and swap space:
  * hmm_migrate.sh sees to that.
  */
 #define _GNU_SOURCE
@@ -33,6 +33,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /*
@@ -1202,6 +1203,83 @@ TEST_F_TIMEOUT(device, swapped_out_pages, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
 }
 
+#define KSM "/sys/kernel/mm/ksm/"
+
+static long read_ksm(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	long value = -1;
+
+	if (!file)
+		return -1;
+	if (fscanf(file, "%ld", &value) != 1)
+		value = -1;
+	fclose(file);
+	return value;
+}
+
+static void write_ksm(const char *path, long value)
+{
+	FILE *file = fopen(path, "w");
+
+	if (!file)
+		return;
+	fprintf(file, "%ld", value);
+	fclose(file);
+}
+
+/* Let KSM merge those pages of the memory that are equal, @expected of them. */
+static bool merge_pages(void *memory, size_t size, long expected)
+{
+	long run = read_ksm(KSM "run"), scan = read_ksm(KSM "pages_to_scan");
+	bool merged = false;
+	int tries;
+
+	if (madvise(memory, size, MADV_MERGEABLE))
+		return false;
+	write_ksm(KSM "pages_to_scan", 10000);
+	write_ksm(KSM "run", 1);
+	for (tries = 0; tries < 1000 && !merged; tries++) {
+		merged = read_ksm("/proc/self/ksm_merging_pages") >= expected;
+		usleep(20000);
+	}
+	write_ksm(KSM "run", run);
+	write_ksm(KSM "pages_to_scan", scan);
+	return merged;
+}
+
+TEST_F_TIMEOUT(device, merged_pages_are_declined, TIMEOUT)
+{
+	unsigned char *memory = map_pages(PAGES), *target = map_pages(PAGES);
+	unsigned long i;
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	ASSERT_NE(MAP_FAILED, (void *)target);
+	if (read_ksm(KSM "run") < 0)
+		SKIP(return, "no KSM");
+	for (i = 0; i < PAGES; i++)
+		fill(memory + i * page_size, page_size, i < 8 ? 77 : i + 100);
+	ASSERT_TRUE(merge_pages(memory, self->size, 8));
+
+	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
+	/* The others are the same page, which is locked by then. */
+	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_DECLINED]);
+	EXPECT_EQ(7, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(PAGES - 8, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(8, pages_at(self->fd, memory, 8, TEST_HMM_MIGRATE_SYSTEM));
+
+	/* Where it would be lost. */
+	ASSERT_EQ(target, mremap(memory, self->size, self->size,
+				 MREMAP_MAYMOVE | MREMAP_FIXED, target));
+	ASSERT_EQ(0, to_system(self->fd, target, PAGES, &self->range));
+	EXPECT_EQ(PAGES - 8, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	for (i = 0; i < PAGES; i++) {
+		EXPECT_EQ(0, wrong(target + i * page_size, page_size,
+				   i < 8 ? 77 : i + 100));
+	}
+	munmap(target, self->size);
+}
+
 TEST_F_TIMEOUT(device, shared_memory_is_refused, TIMEOUT)
 {
 	unsigned char *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE,
@@ -1765,6 +1843,45 @@ TEST_F_TIMEOUT(device, kill_while_migrating, TIMEOUT)
 		ASSERT_EQ(0, wrong(self->memory, self->size, 1));
 		close(ready[0]);
 	}
+}
+
+/*
+ * A range that takes minutes although there is nothing in it: a fatal signal
+ * ends it at once.
+ */
+TEST_F_TIMEOUT(device, kill_in_a_long_range, TIMEOUT)
+{
+	size_t size = 1UL << 44;
+	struct timespec before, after;
+	void *memory;
+	int ready[2];
+	pid_t pid;
+
+	memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (memory == MAP_FAILED)
+		SKIP(return, "no address space for a long range");
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork_child();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		int fd = open_device(variant->device);
+
+		if (!tell(ready[1]))
+			_exit(1);
+		to_system(fd, memory, size / page_size, &self->range);
+		_exit(2);
+	}
+	close(ready[1]);
+	ASSERT_TRUE(wait_for(ready[0]));
+	usleep(200000);
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	kill(pid, SIGKILL);
+	EXPECT_EQ(-1, reap(pid));
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	EXPECT_GT(20, after.tv_sec - before.tv_sec);
+	close(ready[0]);
+	munmap(memory, size);
 }
 
 /* A file whose process is gone. */
