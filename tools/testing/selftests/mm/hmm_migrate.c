@@ -1952,7 +1952,10 @@ static void *read_by_cpu(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(device, two_threads_against_each_other, TIMEOUT)
+/* Two threads migrate the range by the two files, a third one reads it. */
+static void migrate_against_each_other(struct __test_metadata *_metadata,
+				       int first, int second,
+				       unsigned char *memory)
 {
 	atomic_bool stop = false;
 	struct worker workers[3];
@@ -1960,8 +1963,8 @@ TEST_F_TIMEOUT(device, two_threads_against_each_other, TIMEOUT)
 
 	for (i = 0; i < 3; i++) {
 		workers[i] = (struct worker) {
-			.fd = self->fd,
-			.memory = self->memory,
+			.fd = i ? second : first,
+			.memory = memory,
 			.npages = PAGES,
 			.rounds = trips() / 10 + 1,
 			.stop = &stop,
@@ -1977,7 +1980,12 @@ TEST_F_TIMEOUT(device, two_threads_against_each_other, TIMEOUT)
 		EXPECT_EQ(0, workers[i].errors);
 	}
 	EXPECT_LT(0, workers[0].moved + workers[1].moved);
-	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	EXPECT_EQ(0, wrong(memory, PAGES * page_size, 1));
+}
+
+TEST_F_TIMEOUT(device, two_threads_against_each_other, TIMEOUT)
+{
+	migrate_against_each_other(_metadata, self->fd, self->fd, self->memory);
 }
 
 /*
@@ -2475,30 +2483,8 @@ TEST_F_TIMEOUT(two_devices, access_each_others_memory, TIMEOUT)
 
 TEST_F_TIMEOUT(two_devices, against_each_other, TIMEOUT)
 {
-	atomic_bool stop = false;
-	struct worker workers[3];
-	int i;
-
-	for (i = 0; i < 3; i++) {
-		workers[i] = (struct worker) {
-			.fd = self->fd[i % 2],
-			.memory = self->memory,
-			.npages = PAGES,
-			.rounds = trips() / 10 + 1,
-			.stop = &stop,
-		};
-		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL,
-					    i < 2 ? migrate_to_and_fro : read_by_cpu,
-					    &workers[i]));
-	}
-	for (i = 0; i < 3; i++) {
-		if (i == 2)
-			stop = true;
-		pthread_join(workers[i].thread, NULL);
-		EXPECT_EQ(0, workers[i].errors);
-	}
-	EXPECT_LT(0, workers[0].moved + workers[1].moved);
-	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	migrate_against_each_other(_metadata, self->fd[0], self->fd[1],
+				   self->memory);
 }
 
 /* The module goes away under a living process. */
