@@ -150,6 +150,7 @@ struct testdev {
 	atomic64_t to_device[TEST_HMM_MIGRATE_NR_FATES];
 	atomic64_t to_system[TEST_HMM_MIGRATE_NR_FATES];
 	atomic64_t time[TEST_HMM_MIGRATE_NR_TIMES];
+	atomic_long_t held;
 	atomic64_t cpu_faults;
 	atomic64_t device_faults;
 	atomic64_t allocated[MAX_ORDER_DEVICE + 1];
@@ -1091,13 +1092,6 @@ static u8 move_page(struct move *move, struct batch *batch, unsigned long i)
 		return TEST_HMM_MIGRATE_NOT_SELECTED;
 	if (!from && (!move->to_device || move->skip_holes))
 		return TEST_HMM_MIGRATE_NO_SOURCE;
-	/*
-	 * KSM finds the mappings of its pages by the addresses where it merged
-	 * them, and mremap() keeps these right by unmerging first; it does not
-	 * know device entries. After that nobody finds the page any more.
-	 */
-	if (move->to_device && from && folio_test_ksm(page_folio(from)))
-		return TEST_HMM_MIGRATE_DECLINED;
 
 	if (move->to_device)
 		to = testdev_alloc_page(move->device);
@@ -1462,6 +1456,7 @@ static long client_info(struct client *client, void *argument)
 	info->kind = device->kind;
 	info->pages = testdev_pages(device);
 	info->free = testdev_free_pages(device);
+	info->held = atomic_long_read(&device->held);
 	return 0;
 }
 
@@ -1529,6 +1524,132 @@ static long client_inject(struct client *client, void *argument)
 	return 0;
 }
 
+/* Folio locks in the way of a migration */
+
+static void hold_wait(struct testdev *device, struct test_hmm_migrate_hold *hold)
+{
+	atomic_long_add(hold->pages, &device->held);
+	fsleep(hold->usec);
+	atomic_long_sub(hold->pages, &device->held);
+}
+
+/* Let go of those that somebody else has locked; returns how many are left. */
+static unsigned long hold_lock(struct page **pages, long npages)
+{
+	unsigned long held = 0;
+	long i;
+
+	for (i = 0; i < npages; i++) {
+		if (is_zone_device_page(pages[i]) ||
+		    !folio_trylock(page_folio(pages[i])))
+			put_page(pages[i]);
+		else
+			pages[held++] = pages[i];
+	}
+	return held;
+}
+
+static long hold_locks(struct client *client, struct test_hmm_migrate_hold *hold)
+{
+	unsigned long max = hold->length >> PAGE_SHIFT, i;
+	struct mm_struct *mm = client->mm;
+	struct page **pages;
+	int locked = 1;
+	long npages;
+
+	pages = kvcalloc(max, sizeof(*pages), GFP_KERNEL);
+	if (!pages)
+		return -ENOMEM;
+	if (mmap_read_lock_killable(mm)) {
+		kvfree(pages);
+		return -EINTR;
+	}
+	npages = get_user_pages_remote(mm, hold->addr, max, 0, pages, &locked);
+	if (locked)
+		mmap_read_unlock(mm);
+	if (npages > 0) {
+		hold->pages = hold_lock(pages, npages);
+		hold_wait(client->device, hold);
+		for (i = 0; i < hold->pages; i++) {
+			folio_unlock(page_folio(pages[i]));
+			put_page(pages[i]);
+		}
+	}
+	kvfree(pages);
+	return npages < 0 ? npages : 0;
+}
+
+/* The first two stages of a migration, and the last. */
+static long hold_stages(struct client *client, struct batch *batch,
+			struct test_hmm_migrate_hold *hold)
+{
+	struct migrate_vma args = {
+		.start = hold->addr,
+		.end = hold->addr + hold->length,
+		.src = batch->src,
+		.dst = batch->dst,
+		.pgmap_owner = client->device,
+		.flags = MIGRATE_VMA_SELECT_SYSTEM |
+			 MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
+			 MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+	};
+	unsigned long i;
+
+	args.vma = vma_lookup(client->mm, hold->addr);
+	if (!args.vma || args.end > args.vma->vm_end)
+		return -EFAULT;
+	if (migrate_vma_setup(&args))
+		return -EOPNOTSUPP;
+	for (i = 0; i < args.npages; i++)
+		hold->pages += !!(args.src[i] & MIGRATE_PFN_VALID);
+	hold_wait(client->device, hold);
+	migrate_vma_finalize(&args);
+	return 0;
+}
+
+static long hold_migration(struct client *client,
+			   struct test_hmm_migrate_hold *hold)
+{
+	struct batch batch;
+	long ret;
+
+	ret = batch_alloc(&batch, hold->length >> PAGE_SHIFT);
+	if (!ret) {
+		ret = mmap_read_lock_killable(client->mm);
+		if (!ret) {
+			ret = hold_stages(client, &batch, hold);
+			mmap_read_unlock(client->mm);
+		}
+	}
+	batch_free(&batch);
+	return ret;
+}
+
+static long client_hold(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_hold *hold = argument;
+	long ret;
+
+	if (hold->flags & ~TEST_HMM_MIGRATE_HOLD_MIGRATION ||
+	    hold->usec > TEST_HMM_MIGRATE_MAX_HOLD_TIME)
+		return -EINVAL;
+	ret = check_range(hold->addr, hold->length);
+	if (ret)
+		return ret;
+	if (hold->length >> PAGE_SHIFT > TEST_HMM_MIGRATE_MAX_HOLD_PAGES)
+		return -EINVAL;
+
+	hold->pages = 0;
+	if (!mmget_not_zero(client->mm))
+		return -ESRCH;
+	if (hold->flags & TEST_HMM_MIGRATE_HOLD_MIGRATION)
+		ret = hold_migration(client, hold);
+	else
+		ret = hold_locks(client, hold);
+	mmput(client->mm);
+	return ret;
+}
+
 /* The device node */
 
 union argument {
@@ -1539,6 +1660,7 @@ union argument {
 	struct test_hmm_migrate_evict evict;
 	struct test_hmm_migrate_statistics statistics;
 	struct test_hmm_migrate_inject inject;
+	struct test_hmm_migrate_hold hold;
 };
 
 #define COMMAND(_number, _type, _run) \
@@ -1563,6 +1685,7 @@ static const struct command {
 	COMMAND(TEST_HMM_MIGRATE_STATISTICS, test_hmm_migrate_statistics,
 		client_statistics),
 	COMMAND(TEST_HMM_MIGRATE_INJECT, test_hmm_migrate_inject, client_inject),
+	COMMAND(TEST_HMM_MIGRATE_HOLD, test_hmm_migrate_hold, client_hold),
 };
 
 static long run_command(struct client *client, const struct command *command,

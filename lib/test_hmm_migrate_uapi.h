@@ -46,8 +46,6 @@ enum {
 	TEST_HMM_MIGRATE_NOT_SELECTED,
 	/* Nothing to move: a hole (or, to the device, a zero page). */
 	TEST_HMM_MIGRATE_NO_SOURCE,
-	/* The driver leaves it alone: a page that KSM has merged. */
-	TEST_HMM_MIGRATE_DECLINED,
 	/* No memory for it at the destination. */
 	TEST_HMM_MIGRATE_NO_DESTINATION,
 	/* The copy failed. */
@@ -87,6 +85,7 @@ enum {
  * @kind: (out) TEST_HMM_MIGRATE_PRIVATE or TEST_HMM_MIGRATE_COHERENT
  * @pages: (out) device memory, in pages
  * @free: (out) how many of these are free
+ * @held: (out) pages that TEST_HMM_MIGRATE_HOLD holds at this moment
  */
 struct test_hmm_migrate_info {
 	__u32 size;
@@ -95,6 +94,7 @@ struct test_hmm_migrate_info {
 	__u32 kind;
 	__u64 pages;
 	__u64 free;
+	__u64 held;
 };
 
 /* Leave holes and zero pages alone. To the device only. */
@@ -290,6 +290,37 @@ struct test_hmm_migrate_inject {
 	__u64 times;
 };
 
+/* Hold them by a migration that comes to nothing, not by their locks alone. */
+#define TEST_HMM_MIGRATE_HOLD_MIGRATION	0x1
+
+#define TEST_HMM_MIGRATE_MAX_HOLD_PAGES	512
+#define TEST_HMM_MIGRATE_MAX_HOLD_TIME	1000000
+
+/**
+ * struct test_hmm_migrate_hold - hold the folio locks of a range for some time
+ * @size: size of this structure in bytes
+ * @flags: TEST_HMM_MIGRATE_HOLD_MIGRATION or 0
+ * @addr: first address, page aligned
+ * @length: bytes, a multiple of the page size, of TEST_HMM_MIGRATE_MAX_HOLD_PAGES
+ *	at most
+ * @usec: for how long, TEST_HMM_MIGRATE_MAX_HOLD_TIME microseconds at most
+ * @pages: (out) how many pages were held
+ *
+ * Returns when the time is over. What is locked by somebody else is not held,
+ * nor, without TEST_HMM_MIGRATE_HOLD_MIGRATION, what is not in system memory.
+ * With it the range must lie in one vma, of anonymous memory.
+ *
+ * EOPNOTSUPP: the vma cannot migrate at all.
+ */
+struct test_hmm_migrate_hold {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 length;
+	__u64 usec;
+	__u64 pages;
+};
+
 /*
  * The size travels in the structure, so it is not a part of the number: the
  * number stays when a structure grows.
@@ -303,5 +334,6 @@ struct test_hmm_migrate_inject {
 #define TEST_HMM_MIGRATE_EVICT		_IO(0xB9, 0x06)
 #define TEST_HMM_MIGRATE_STATISTICS	_IO(0xB9, 0x07)
 #define TEST_HMM_MIGRATE_INJECT		_IO(0xB9, 0x08)
+#define TEST_HMM_MIGRATE_HOLD		_IO(0xB9, 0x09)
 
 #endif /* _LIB_TEST_HMM_MIGRATE_UAPI_H */

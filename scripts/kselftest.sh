@@ -50,6 +50,10 @@ export HMM_MIGRATE_MODULE=/lib/test_hmm_migrate.ko
 insmod \$HMM_MIGRATE_MODULE || exit 100
 echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0 || exit 103
+# KUnit ran when the kernel booted. Its lines must not pass for this test's.
+for f in /sys/kernel/debug/kunit/migrate_vma*/results; do
+	[ ! -e "\$f" ] || sed 's/^/kunit: /' "\$f"
+done
 hmm_migrate$filters
 rc=\$?
 # It waits for ever for memory that somebody leaked, and cannot be killed.
@@ -81,12 +85,20 @@ vm=0
 
 # Every planned test must have a result. A result's line is
 #   [not ]ok NUMBER NAME [# SKIP REASON]
-tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tally" '
+# and one of KUnit's is indented behind its mark.
+kunit=0
+if [ "$config" = debug ] && grep -q '^config MIGRATE_VMA_KUNIT_TEST$' "$tree/mm/Kconfig"; then
+	kunit=$(find "$tree/mm/migrate_vma/tests" -name '*-kunit.h' -exec cat {} + | grep -c '^	KUNIT_CASE(')
+fi
+tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tally" -v kunit="$kunit" '
 	BEGIN {
 		while ((getline line <skips) > 0)
 			if (split(line, w, " ") > 1 && w[1] !~ /^#/)
 				allowed[w[1]] = 1
 	}
+	/^kunit:     not ok / { failed[nfailed++] = "kunit " $5; nkunit++; next }
+	/^kunit:     ok .*# *SKIP/ { failed[nfailed++] = "kunit, skipped: " $4; nkunit++; next }
+	/^kunit:     ok / { npassed++; nkunit++; next }
 	/^1\.\.[0-9]+/ { plan = substr($1, 4) + 0; planned = 1 }
 	/^not ok [0-9]+ / { failed[nfailed++] = $4; next }
 	/^ok [0-9]+ .*# *SKIP/ {
@@ -100,12 +112,15 @@ tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tall
 	}
 	/^ok [0-9]+ / { npassed++ }
 	END {
+		plan += kunit
 		missing = plan - npassed - nfailed - nskipped
 		printf "%d %d %d\n", npassed, nfailed + (missing > 0 ? missing : 0), nskipped >tally
 		for (i = 0; i < nfailed; i++)
 			print "failed: " failed[i]
 		if (!planned || plan == 0)
 			print "no test ran at all"
+		else if (nkunit + 0 != kunit)
+			print "KUnit has " kunit " tests, the results are " nkunit + 0
 		else if (missing)
 			print "the plan is " plan " tests, the results are " plan - missing
 		exit nfailed || missing || !plan

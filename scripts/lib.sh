@@ -123,6 +123,9 @@ fragments()
 	if grep -q '^config TEST_HMM_MIGRATE$' "$2/lib/Kconfig.debug"; then
 		echo "$SCRIPTS/config/series.config"
 	fi
+	if [ "$1" = debug ] && grep -q '^config MIGRATE_VMA_KUNIT_TEST$' "$2/mm/Kconfig"; then
+		echo "$SCRIPTS/config/series-debug.config"
+	fi
 }
 
 need()

@@ -12,6 +12,7 @@ declare -A GROUP=(
 	[lint]='perl python3 python3-ply python3-git sparse shellcheck'
 	[patches]='quilt b4'
 	[bench]='gnuplot-nox python3'
+	[powerpc]='gcc-powerpc64le-linux-gnu'
 )
 
 # How to see that a package's content is there where there is no dpkg.
@@ -25,6 +26,7 @@ declare -A TRIES=(
 	[cpio]='command -v cpio'
 	[flex]='command -v flex'
 	[git]='command -v git'
+	[gcc-powerpc64le-linux-gnu]='command -v powerpc64le-linux-gnu-gcc'
 	[gnuplot-nox]='command -v gnuplot'
 	[kmod]='command -v depmod'
 	[libelf-dev]='test -e /usr/include/libelf.h'

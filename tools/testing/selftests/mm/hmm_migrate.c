@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -32,6 +33,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -1248,7 +1250,7 @@ static bool merge_pages(void *memory, size_t size, long expected)
 	return merged;
 }
 
-TEST_F_TIMEOUT(device, merged_pages_are_declined, TIMEOUT)
+TEST_F_TIMEOUT(device, merged_pages_stay, TIMEOUT)
 {
 	unsigned char *memory = map_pages(PAGES), *target = map_pages(PAGES);
 	unsigned long i;
@@ -1262,9 +1264,7 @@ TEST_F_TIMEOUT(device, merged_pages_are_declined, TIMEOUT)
 	ASSERT_TRUE(merge_pages(memory, self->size, 8));
 
 	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
-	/* The others are the same page, which is locked by then. */
-	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_DECLINED]);
-	EXPECT_EQ(7, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(8, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
 	EXPECT_EQ(PAGES - 8, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(8, pages_at(self->fd, memory, 8, TEST_HMM_MIGRATE_SYSTEM));
 
@@ -2053,8 +2053,9 @@ static void *migrate_to_device_only(void *data)
 	struct test_hmm_migrate_range range;
 
 	while (!*worker->stop) {
-		worker->errors += !!to_device(worker->fd, worker->memory,
-					      worker->npages, &range);
+		worker->errors += !!migrate(worker->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					    worker->memory, worker->npages,
+					    TEST_HMM_MIGRATE_SKIP_HOLES, &range);
 		worker->moved += range.pages[TEST_HMM_MIGRATE_MOVED];
 	}
 	return NULL;
@@ -2113,6 +2114,445 @@ TEST_F_TIMEOUT(device, dontneed_while_migrating, TIMEOUT)
 	free(buffer);
 }
 
+/* What the kernel counts of all range migrations, in /proc/vmstat. */
+static long vmstat(const char *name)
+{
+	FILE *file = fopen("/proc/vmstat", "r");
+	char found[64];
+	long value = -1, number;
+
+	if (!file)
+		return -1;
+	while (value < 0 && fscanf(file, "%63s %ld", found, &number) == 2) {
+		if (!strcmp(found, name))
+			value = number;
+	}
+	fclose(file);
+	return value;
+}
+
+/* Other threads' folio locks are in the way, for a moment. */
+
+struct holder {
+	pthread_t thread;
+	int fd;
+	int ret;
+	struct test_hmm_migrate_hold hold;
+};
+
+static void *hold_range(void *data)
+{
+	struct holder *holder = data;
+
+	holder->ret = device_ioctl(holder->fd, TEST_HMM_MIGRATE_HOLD,
+				   &holder->hold);
+	return NULL;
+}
+
+/* Returns when the pages are held. */
+static bool start_holder(struct holder *holder, int fd, unsigned int flags,
+			 void *memory, unsigned long npages, unsigned long usec)
+{
+	struct test_hmm_migrate_info info = {};
+	int tries;
+
+	holder->fd = fd;
+	holder->hold = (struct test_hmm_migrate_hold) {
+		.size = sizeof(holder->hold),
+		.flags = flags,
+		.addr = (uintptr_t)memory,
+		.length = npages * page_size,
+		.usec = usec,
+	};
+	if (pthread_create(&holder->thread, NULL, hold_range, holder))
+		return false;
+	for (tries = 0; tries < 1000000 && info.held != npages; tries++) {
+		if (get_info(fd, &info))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Migrate a range half of which another thread holds. All of it must move: a
+ * lock that is taken is no reason to stay. How long the pages are held, and
+ * whether the migration comes while they are, is a matter of luck on a slow
+ * machine; so there are several tries, of which one at least must have met the
+ * locks and outlasted them.
+ */
+static void migrate_held(struct __test_metadata *_metadata, int fd,
+			 unsigned char *memory, unsigned int flags)
+{
+	static const unsigned long usecs[] = { 500, 1000, 2000, 3000, 5000 };
+	struct test_hmm_migrate_range range;
+	bool outlasted = false;
+	struct holder holder;
+	unsigned int i;
+
+	for (i = 0; i < 100 && !outlasted; i++) {
+		long again = vmstat("migrate_vma_again");
+
+		ASSERT_LE(0, again);
+		ASSERT_EQ(0, to_system(fd, memory, PAGES, &range));
+		fill(memory, PAGES * page_size, i);
+		ASSERT_TRUE(start_holder(&holder, fd, flags, memory, PAGES / 2,
+					 usecs[i % ARRAY_SIZE(usecs)]));
+		EXPECT_EQ(0, to_device(fd, memory, PAGES, &range));
+		pthread_join(holder.thread, NULL);
+		ASSERT_EQ(0, holder.ret);
+		EXPECT_EQ(0, wrong(memory, PAGES * page_size, i));
+		EXPECT_EQ(PAGES, sum_of(&range));
+		/* Those that nobody held have no excuse. */
+		EXPECT_LE(PAGES / 2, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		outlasted = holder.hold.pages == PAGES / 2 &&
+			    range.pages[TEST_HMM_MIGRATE_MOVED] == PAGES &&
+			    vmstat("migrate_vma_again") >= again + PAGES / 2;
+	}
+	EXPECT_TRUE(outlasted);
+}
+
+TEST_F_TIMEOUT(device, locked_pages_move, TIMEOUT)
+{
+	migrate_held(_metadata, self->fd, self->memory, 0);
+}
+
+TEST_F_TIMEOUT(device, pages_of_another_migration_move, TIMEOUT)
+{
+	migrate_held(_metadata, self->fd, self->memory,
+		     TEST_HMM_MIGRATE_HOLD_MIGRATION);
+}
+
+/* A lock that is held for long: the page stays, is counted, and is not lost. */
+TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
+{
+	long locked = vmstat("migrate_vma_left_locked");
+	struct holder holder;
+
+	ASSERT_LE(0, locked);
+	ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 3, 500000));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	pthread_join(holder.thread, NULL);
+	ASSERT_EQ(0, holder.ret);
+	EXPECT_EQ(3, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(PAGES - 3, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_LE(locked + 3, vmstat("migrate_vma_left_locked"));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* Bits of /proc/self/pagemap. */
+#define PM_SOFT_DIRTY	(1ULL << 55)
+#define PM_UFFD_WP	(1ULL << 57)
+
+static uint64_t pagemap_of(const void *addr)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (fd >= 0 && pread(fd, &entry, sizeof(entry), (uintptr_t)addr /
+			     page_size * sizeof(entry)) != sizeof(entry))
+		entry = 0;
+	if (fd >= 0)
+		close(fd);
+	return entry;
+}
+
+static bool clear_soft_dirty(void)
+{
+	int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+	bool cleared = fd >= 0 && write(fd, "4", 1) == 1;
+
+	if (fd >= 0)
+		close(fd);
+	return cleared;
+}
+
+/*
+ * Soft-dirty must come back where it was, on the device and back, and must not
+ * come where it was not.
+ */
+TEST_F_TIMEOUT(device, soft_dirty_survives, TIMEOUT)
+{
+	unsigned long i;
+
+	if (!(pagemap_of(self->memory) & PM_SOFT_DIRTY))
+		SKIP(return, "no soft-dirty");
+	ASSERT_TRUE(clear_soft_dirty());
+	for (i = 0; i < PAGES; i += 3)
+		memset(self->memory + i * page_size, 9, page_size);
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	for (i = 0; i < PAGES; i++) {
+		EXPECT_EQ(i % 3 == 0, !!(pagemap_of(self->memory + i * page_size) &
+					 PM_SOFT_DIRTY));
+	}
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	for (i = 0; i < PAGES; i++) {
+		EXPECT_EQ(i % 3 == 0, !!(pagemap_of(self->memory + i * page_size) &
+					 PM_SOFT_DIRTY));
+	}
+}
+
+static int open_userfaultfd(__u64 features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK |
+			 UFFD_USER_MODE_ONLY);
+
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static bool write_protect(int fd, void *addr, size_t size, bool protect)
+{
+	struct uffdio_writeprotect argument = {
+		.range = { .start = (uintptr_t)addr, .len = size },
+		.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	return !ioctl(fd, UFFDIO_WRITEPROTECT, &argument);
+}
+
+/*
+ * What userfaultfd has write-protected is so on the device and back again, also
+ * a zero page, which becomes a page of its own on the device.
+ */
+TEST_F_TIMEOUT(device, userfaultfd_write_protect_survives, TIMEOUT)
+{
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)self->memory, .len = self->size },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	int fd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	unsigned char *zero = self->memory + 4 * page_size;
+	unsigned long i;
+	int trip;
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
+	ASSERT_EQ(0, madvise(zero, page_size, MADV_DONTNEED));
+	ASSERT_EQ(0, *(volatile unsigned char *)zero);
+	for (i = 0; i < PAGES; i += 4)
+		ASSERT_TRUE(write_protect(fd, self->memory + i * page_size,
+					  page_size, true));
+	for (trip = 0; trip < 2; trip++) {
+		ASSERT_EQ(0, (trip ? to_system : to_device)(self->fd, self->memory,
+							    PAGES, &self->range));
+		EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED] +
+				 self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+		for (i = 0; i < PAGES; i++) {
+			EXPECT_EQ(i % 4 == 0,
+				  !!(pagemap_of(self->memory + i * page_size) &
+				     PM_UFFD_WP));
+		}
+		EXPECT_EQ(PAGES - (PAGES + 3) / 4,
+			  writable_pages(self->fd, self->memory, PAGES));
+	}
+	close(fd);
+	EXPECT_EQ(0, nonzero(zero, page_size));
+	memset(zero, 1, page_size);
+}
+
+/*
+ * A page that is known to be exclusive is not copied when it is written, whoever
+ * else has a reference to it: here, a pipe. That this is known, of an entry that
+ * is not writable, must survive the trip.
+ */
+TEST_F_TIMEOUT(device, exclusive_survives, TIMEOUT)
+{
+	struct iovec iov = { .iov_base = self->memory, .iov_len = page_size };
+	uint64_t before, after, pfn_mask = (1ULL << 55) - 1;
+	int fds[2];
+
+	ASSERT_EQ(0, pipe(fds));
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(page_size, vmsplice(fds[1], &iov, 1, 0));
+	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
+	before = pagemap_of(self->memory) & pfn_mask;
+	ASSERT_NE(0, before);
+	*(volatile uint64_t *)self->memory = pattern(1, 0);
+	after = pagemap_of(self->memory) & pfn_mask;
+	EXPECT_EQ(before, after);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/*
+ * Memory that MADV_FREE has called free, and that the device then writes, is not
+ * free any more: reclaim may not throw it away after it came back.
+ */
+TEST_F_TIMEOUT(device, written_by_the_device_is_not_free, TIMEOUT)
+{
+	unsigned char *buffer = malloc(self->size);
+
+	ASSERT_NE(NULL, buffer);
+	if (!have_swap())
+		SKIP(return, "no swap space");
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_FREE));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	fill(buffer, self->size, 4);
+	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 4));
+	free(buffer);
+}
+
+/* Another process that has the pages forks and exits, all the time. */
+TEST_F_TIMEOUT(device, others_fork_and_exit_while_migrating, TIMEOUT)
+{
+	unsigned long i;
+	pid_t pid;
+
+	pid = fork_child();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		for (;;) {
+			pid_t child = fork_child();
+
+			if (!child)
+				_exit(wrong(self->memory, self->size, 1) != 0);
+			if (reap(child))
+				_exit(1);
+		}
+	}
+	for (i = 0; i < trips() / 5 + 5; i++) {
+		ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+		EXPECT_EQ(PAGES, sum_of(&self->range));
+		ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+		EXPECT_EQ(PAGES, sum_of(&self->range));
+		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	}
+	/* It has not found anything wrong so far. */
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/* Write-protect and unprotect by userfaultfd while the pages are under way. */
+static void *protect_to_and_fro(void *data)
+{
+	struct worker *worker = data;
+	size_t size = worker->npages * page_size;
+
+	while (!*worker->stop) {
+		worker->errors += !write_protect(worker->fd, worker->memory, size,
+						 true);
+		worker->errors += !write_protect(worker->fd, worker->memory, size,
+						 false);
+		worker->moved++;
+	}
+	worker->errors += !write_protect(worker->fd, worker->memory, size, true);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(device, userfaultfd_write_protects_while_migrating, TIMEOUT)
+{
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)self->memory, .len = self->size },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	int fd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	atomic_bool stop = false;
+	struct worker mover = {
+		.fd = self->fd,
+		.memory = self->memory,
+		.npages = PAGES,
+		.rounds = trips() / 10 + 5,
+	};
+	struct worker protector = {
+		.fd = fd,
+		.memory = self->memory,
+		.npages = PAGES,
+		.stop = &stop,
+	};
+	unsigned long i;
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
+	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
+	ASSERT_EQ(0, pthread_create(&protector.thread, NULL, protect_to_and_fro,
+				    &protector));
+	pthread_join(mover.thread, NULL);
+	stop = true;
+	pthread_join(protector.thread, NULL);
+	EXPECT_EQ(0, mover.errors);
+	EXPECT_EQ(0, protector.errors);
+	EXPECT_LT(0, protector.moved);
+	/* The last word was: protected. */
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, PAGES));
+	for (i = 0; i < PAGES; i++)
+		EXPECT_TRUE(pagemap_of(self->memory + i * page_size) & PM_UFFD_WP);
+	close(fd);
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
+/* UFFDIO_MOVE of what is migrating waits, or fails, and loses nothing. */
+TEST_F_TIMEOUT(device, userfaultfd_moves_while_migrating, TIMEOUT)
+{
+	unsigned char *target = map_pages(PAGES);
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)target, .len = self->size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int fd = open_userfaultfd(UFFD_FEATURE_MOVE);
+	struct worker mover = {
+		.fd = self->fd,
+		.memory = self->memory,
+		.npages = PAGES,
+		.rounds = 20,
+	};
+	unsigned long i, moved = 0;
+
+	ASSERT_NE(MAP_FAILED, (void *)target);
+	if (fd < 0)
+		SKIP(return, "no UFFDIO_MOVE");
+	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
+	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
+	for (i = 0; i < PAGES; i++) {
+		struct uffdio_move move = {
+			.dst = (uintptr_t)target + i * page_size,
+			.src = (uintptr_t)self->memory + i * page_size,
+			.len = page_size,
+		};
+		int tries;
+
+		for (tries = 0; tries < 1000; tries++) {
+			move.move = 0;
+			if (!ioctl(fd, UFFDIO_MOVE, &move))
+				break;
+			/* It is busy, or a page on the device. */
+			EXPECT_TRUE(errno == EAGAIN || errno == EBUSY ||
+				    errno == EFAULT || errno == ENOENT);
+		}
+		if (move.move == (__s64)page_size) {
+			moved++;
+			EXPECT_EQ(0, wrong_part(target, i * page_size,
+						(i + 1) * page_size, 1));
+		} else {
+			EXPECT_EQ(0, wrong_part(self->memory, i * page_size,
+						(i + 1) * page_size, 1));
+		}
+	}
+	pthread_join(mover.thread, NULL);
+	EXPECT_EQ(0, mover.errors);
+	EXPECT_LT(0, moved);
+	close(fd);
+	munmap(target, self->size);
+}
+
 /* Arguments: each with the errno that test_hmm_migrate_uapi.h promises. */
 
 static const struct {
@@ -2129,6 +2569,7 @@ static const struct {
 	{ "evict", TEST_HMM_MIGRATE_EVICT, sizeof(struct test_hmm_migrate_evict) },
 	{ "statistics", TEST_HMM_MIGRATE_STATISTICS, sizeof(struct test_hmm_migrate_statistics) },
 	{ "inject", TEST_HMM_MIGRATE_INJECT, sizeof(struct test_hmm_migrate_inject) },
+	{ "hold", TEST_HMM_MIGRATE_HOLD, sizeof(struct test_hmm_migrate_hold) },
 };
 
 /* An argument that is fine for any of the ioctls, in @page of page_size bytes. */
@@ -2147,6 +2588,7 @@ static void good_argument(unsigned char *page, unsigned long request, size_t siz
 		__attribute__((fallthrough));
 	case TEST_HMM_MIGRATE_TO_DEVICE:
 	case TEST_HMM_MIGRATE_TO_SYSTEM:
+	case TEST_HMM_MIGRATE_HOLD:
 		access->addr = (uintptr_t)memory;
 		access->length = page_size;
 		break;
@@ -2206,7 +2648,8 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 		/* Every bit of the flags that has no meaning. */
 		if (request != TEST_HMM_MIGRATE_INJECT) {
 			unsigned int bit = request == TEST_HMM_MIGRATE_TO_DEVICE ||
-					   request == TEST_HMM_MIGRATE_STATISTICS;
+					   request == TEST_HMM_MIGRATE_STATISTICS ||
+					   request == TEST_HMM_MIGRATE_HOLD;
 
 			for (; bit < 32; bit++) {
 				good_argument(page, request, size, self->memory,
@@ -2233,7 +2676,7 @@ TEST_F_TIMEOUT(device, unknown_ioctls, TIMEOUT)
 		unsigned long request = _IO(0xB9, nr);
 
 		if (request >= TEST_HMM_MIGRATE_INFO &&
-		    request <= TEST_HMM_MIGRATE_INJECT)
+		    request <= TEST_HMM_MIGRATE_HOLD)
 			continue;
 		EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, request, argument));
 	}

@@ -1,0 +1,747 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Range migration, the first stage: from page tables to src[].
+ *
+ * Why migration entries are put in here already and not after the locks of the
+ * whole range are held: the entry is under our eyes and its page table locked.
+ * A folio that only this range maps then needs no walk of the rmap at all,
+ * neither to unmap it nor to map its successor.
+ *
+ * Why the TLB is flushed before the page-table lock is dropped, once: who finds
+ * a migration entry takes it for unmapped. MADV_DONTNEED and userfaultfd's
+ * write-protect see nothing to flush in a non-present entry, and would return
+ * while another CPU still writes through a stale one. Inside the lock nobody
+ * sees the entries before the flush. GUP-fast needs no flush: see
+ * __folio_try_share_anon_rmap().
+ */
+#include <linux/delay.h>
+#include <linux/ksm.h>
+#include <linux/memremap.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagewalk.h>
+#include <linux/rmap.h>
+#include <linux/sched/signal.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <asm/tlbflush.h>
+#include "../internal.h"
+#include "internal.h"
+
+/* How often to look again at what was locked, see migrate_backoff(). */
+#define MIGRATE_PASSES	10
+
+/**
+ * migrate_backoff() - wait before another pass over what was locked
+ * @pass: the number of passes since the first one
+ *
+ * What does it mean that a folio's lock is taken? That somebody works on it for
+ * a moment (a fault, reclaim, compaction, another migration), or does I/O. The
+ * former is over soon, so there are MIGRATE_PASSES more, 4 to 8 ms in all. The
+ * latter is not waited for here; nor for the lock itself, ever: we hold others',
+ * and two migrations that wait for each other's wait for ever.
+ *
+ * Context: Sleeps.
+ * Return: false if there is to be no other pass.
+ */
+bool migrate_backoff(unsigned int pass)
+{
+	if (pass == MIGRATE_PASSES || fatal_signal_pending(current))
+		return false;
+	usleep_range(4UL << pass, 8UL << pass);
+	return true;
+}
+
+/**
+ * struct migrate_collect - one pass over the page tables
+ * @migrate: the caller's range
+ * @tally: what is counted
+ * @again: only addresses that an earlier pass remembered
+ * @nr_again: pages that this pass remembered
+ * @rmap: what is to be accounted for before the page-table lock is dropped
+ */
+struct migrate_collect {
+	struct migrate_vma *migrate;
+	struct migrate_tally *tally;
+	bool again;
+	unsigned long nr_again;
+	struct rmap_batch rmap;
+};
+
+/**
+ * struct migrate_run - entries that are alike but for the page
+ * @pte: the first of them
+ * @folio: what they map
+ * @page: the page that the first one maps
+ * @write: they are writable
+ * @exclusive: the pages are exclusive to this address space
+ */
+struct migrate_run {
+	pte_t pte;
+	struct folio *folio;
+	struct page *page;
+	bool write;
+	bool exclusive;
+};
+
+/* The part of a page table in which present entries were replaced. */
+struct collect_flush {
+	unsigned long start;
+	unsigned long end;
+};
+
+static unsigned long *collect_slot(struct migrate_collect *collect,
+				   unsigned long addr)
+{
+	return collect->migrate->src +
+	       ((addr - collect->migrate->start) >> PAGE_SHIFT);
+}
+
+/* Has this slot been dealt with by an earlier pass? */
+static bool collect_done(struct migrate_collect *collect, unsigned long *slot)
+{
+	return collect->again && *slot != MIGRATE_SRC_AGAIN;
+}
+
+static void collect_left(struct migrate_collect *collect, unsigned long *slot,
+			 enum migrate_left reason)
+{
+	*slot = 0;
+	migrate_left(collect->tally, reason, 1);
+}
+
+static void collect_remember(struct migrate_collect *collect,
+			     unsigned long *slot)
+{
+	*slot = MIGRATE_SRC_AGAIN;
+	collect->nr_again++;
+}
+
+static void collect_left_or_remember(struct migrate_collect *collect,
+				     unsigned long *slot,
+				     enum migrate_left reason)
+{
+	if (reason == MIGRATE_LEFT_LOCKED)
+		collect_remember(collect, slot);
+	else
+		collect_left(collect, slot, reason);
+}
+
+static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
+{
+	/* An empty page of a file is no hole: the page cache has its contents. */
+	if (!vma_is_anonymous(collect->migrate->vma)) {
+		*slot = 0;
+		return;
+	}
+	/* What nobody keeps must not get where it can only be kept. */
+	if (collect->migrate->vma->vm_flags & VM_DROPPABLE) {
+		collect_left(collect, slot, MIGRATE_LEFT_KIND);
+		return;
+	}
+	*slot = MIGRATE_PFN_MIGRATE;
+	migrate_passed_hole(collect->tally, 0);
+}
+
+static int collect_holes(unsigned long start, unsigned long end,
+			 __always_unused int depth, struct mm_walk *walk)
+{
+	struct migrate_collect *collect = walk->private;
+	unsigned long addr;
+
+	for (addr = start; addr < end; addr += PAGE_SIZE) {
+		unsigned long *slot = collect_slot(collect, addr);
+
+		if (!collect_done(collect, slot))
+			collect_hole(collect, slot);
+	}
+	return 0;
+}
+
+/* The whole of [start, end) is locked by somebody. */
+static void collect_remember_range(struct migrate_collect *collect,
+				   unsigned long start, unsigned long end)
+{
+	unsigned long addr;
+
+	for (addr = start; addr < end; addr += PAGE_SIZE) {
+		unsigned long *slot = collect_slot(collect, addr);
+
+		if (!collect_done(collect, slot))
+			collect_remember(collect, slot);
+	}
+}
+
+/* The whole of [start, end) cannot move. */
+static void collect_left_range(struct migrate_collect *collect,
+			       unsigned long start, unsigned long end,
+			       enum migrate_left reason)
+{
+	unsigned long addr;
+
+	for (addr = start; addr < end; addr += PAGE_SIZE) {
+		unsigned long *slot = collect_slot(collect, addr);
+
+		if (!collect_done(collect, slot))
+			collect_left(collect, slot, reason);
+	}
+}
+
+/**
+ * migrate_run_length() - how many entries are alike
+ * @run: the run, whose folio is locked
+ * @ptep: where its first entry is
+ * @max_nr: how many entries to look at, at most; all in this page table
+ *
+ * folio_pte_batch() ignores the write and the young bit, and knows nothing of
+ * AnonExclusive. A migration entry that took over the write bit of its neighbour
+ * would break copy on write; so here everything must be the same but the pfn.
+ *
+ * Context: under the page-table lock.
+ * Return: the number of entries, at least 1.
+ */
+static unsigned int migrate_run_length(struct migrate_run *run, pte_t *ptep,
+				       unsigned int max_nr)
+{
+	pte_t expected = run->pte;
+	unsigned int nr;
+
+	max_nr = min_t(unsigned long, max_nr, folio_nr_pages(run->folio) -
+		       folio_page_idx(run->folio, run->page));
+	for (nr = 1; nr < max_nr; nr++) {
+		expected = pte_present(expected) ?
+			   pte_advance_pfn(expected, 1) :
+			   pte_next_swp_offset(expected);
+		if (!pte_same(ptep_get(ptep + nr), expected))
+			break;
+		if (folio_test_anon(run->folio) &&
+		    PageAnonExclusive(run->page + nr) != run->exclusive)
+			break;
+	}
+	return nr;
+}
+
+/* The migration entry that brings back all that the run's first entry says. */
+static __always_inline pte_t migrate_run_swp_pte(struct migrate_run *run)
+{
+	unsigned long pfn = page_to_pfn(run->page);
+	bool soft_dirty, uffd_wp;
+	swp_entry_t entry;
+	pte_t pte;
+
+	if (run->write)
+		entry = make_writable_migration_entry(pfn);
+	else if (run->exclusive)
+		entry = make_readable_exclusive_migration_entry(pfn);
+	else
+		entry = make_readable_migration_entry(pfn);
+
+	if (pte_present(run->pte)) {
+		if (pte_young(run->pte))
+			entry = make_migration_entry_young(entry);
+		if (pte_dirty(run->pte))
+			entry = make_migration_entry_dirty(entry);
+		soft_dirty = pte_soft_dirty(run->pte);
+		uffd_wp = pte_uffd_wp(run->pte);
+	} else {
+		soft_dirty = pte_swp_soft_dirty(run->pte);
+		uffd_wp = pte_swp_uffd_wp(run->pte);
+	}
+
+	pte = swp_entry_to_pte(entry);
+	if (soft_dirty)
+		pte = pte_swp_mksoft_dirty(pte);
+	if (uffd_wp)
+		pte = pte_swp_mkuffd_wp(pte);
+	return pte;
+}
+
+/*
+ * Clear the @nr entries of the run, and note what they were at the last moment.
+ * Dirty and young of any are then those of all.
+ */
+static __always_inline void
+migrate_run_clear(struct migrate_run *run, struct vm_area_struct *vma,
+		  unsigned long addr, pte_t *ptep, unsigned int nr)
+{
+	unsigned int i;
+
+	if (!pte_present(run->pte)) {
+		clear_not_present_full_ptes(vma->vm_mm, addr, ptep, nr, 0);
+		return;
+	}
+	for (i = 0; i < nr; i++)
+		flush_cache_page(vma, addr + i * PAGE_SIZE,
+				 page_to_pfn(run->page + i));
+	run->pte = get_and_clear_full_ptes(vma->vm_mm, addr, ptep, nr, 0);
+}
+
+static __always_inline void
+collect_set(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte,
+	    unsigned int nr)
+{
+	unsigned int i;
+
+	set_pte_at(mm, addr, ptep, pte);
+	for (i = 1; i < nr; i++) {
+		pte = pte_next_swp_offset(pte);
+		set_pte_at(mm, addr + i * PAGE_SIZE, ptep + i, pte);
+	}
+}
+
+/*
+ * Pages that are no longer exclusive cannot be pinned any more. Returns how many
+ * of the first pages are so; the next one was pinned before its entry was
+ * cleared.
+ */
+static __always_inline unsigned int
+migrate_run_share(struct migrate_run *run, unsigned int nr)
+{
+	unsigned int i;
+
+	if (!run->exclusive)
+		return nr;
+	for (i = 0; i < nr; i++)
+		if (folio_try_share_anon_rmap_pte(run->folio, run->page + i))
+			break;
+	return i;
+}
+
+/**
+ * migrate_run_unmap() - replace entries that are alike by migration entries
+ * @run: what they are; the folio is locked
+ * @vma: where they are
+ * @addr: the address of the first one
+ * @ptep: where the first one is
+ * @nr: how many they are, see migrate_run_length()
+ * @rmap: what is to be accounted for
+ *
+ * The reference that the first mapping had becomes the caller's. The caller
+ * flushes the TLB before it drops the page-table lock.
+ *
+ * Context: under the page-table lock.
+ * Return: how many are replaced; the next one is pinned and stays as it was.
+ */
+static __always_inline unsigned int
+migrate_run_unmap(struct migrate_run *run, struct vm_area_struct *vma,
+		  unsigned long addr, pte_t *ptep, unsigned int nr,
+		  struct rmap_batch *rmap)
+{
+	unsigned int shared;
+
+	migrate_run_clear(run, vma, addr, ptep, nr);
+	shared = migrate_run_share(run, nr);
+	if (unlikely(shared < nr))
+		set_ptes(vma->vm_mm, addr + shared * PAGE_SIZE, ptep + shared,
+			 pte_advance_pfn(run->pte, shared), nr - shared);
+	if (!shared)
+		return 0;
+
+	/* Nobody can make it dirty through these entries any more. */
+	if (pte_present(run->pte) && pte_dirty(run->pte))
+		folio_mark_dirty(run->folio);
+
+	collect_set(vma->vm_mm, addr, ptep, migrate_run_swp_pte(run), shared);
+	folio_remove_rmap_ptes_batch(run->folio, run->page, shared, vma, rmap);
+	if (shared > 1)
+		folio_ref_sub(run->folio, shared - 1);
+	return shared;
+}
+
+static bool collect_is_hole(struct migrate_vma *migrate, pte_t pte)
+{
+	if (pte_none(pte))
+		return true;
+	return pte_present(pte) && is_zero_pfn(pte_pfn(pte)) &&
+	       (migrate->flags & MIGRATE_VMA_SELECT_SYSTEM);
+}
+
+static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
+				unsigned long flag)
+{
+	return (migrate->flags & flag) &&
+	       page->pgmap->owner == migrate->pgmap_owner;
+}
+
+/*
+ * Why a folio that we have locked stays, or NR_MIGRATE_LEFT. This is the one place
+ * that says no to large folios which are mapped by page tables.
+ *
+ * The pages of a file have their own way to move, and are not for a device.
+ *
+ * KSM knows its mappings by the addresses where it merged them. mremap()
+ * unmerges what it moves, but not what it takes for a swap entry: after it, the
+ * rmap would miss the device entry. ksmd turns a folio into one of its own under
+ * the folio lock, so the question is asked under it, too.
+ *
+ * What is droppable may never be written to swap. On a device nobody knows what
+ * is written, so from there it would come back dirty.
+ *
+ * But what is on a device, however it got there, can come back.
+ */
+static enum migrate_left collect_check_folio(struct folio *folio,
+					     struct vm_area_struct *vma)
+{
+	if (folio_test_large(folio))
+		return MIGRATE_LEFT_LARGE;
+	if (folio_is_zone_device(folio))
+		return NR_MIGRATE_LEFT;
+	if (!folio_test_anon(folio) || folio_test_ksm(folio) ||
+	    (vma->vm_flags & VM_DROPPABLE))
+		return MIGRATE_LEFT_KIND;
+	return NR_MIGRATE_LEFT;
+}
+
+/* What the device-private entry @entry maps; or the reason why it stays. */
+static enum migrate_left collect_look_up_swap(struct migrate_collect *collect,
+					      struct migrate_run *run,
+					      swp_entry_t entry)
+{
+	struct migrate_vma *migrate = collect->migrate;
+
+	/* Who put a migration entry in has the folio's lock. */
+	if (!is_device_private_entry(entry))
+		return is_migration_entry(entry) ? MIGRATE_LEFT_LOCKED :
+						   MIGRATE_LEFT_SWAPPED;
+	run->page = pfn_to_page(swp_offset_pfn(entry));
+	if (!collect_wants_pgmap(migrate, run->page,
+				 MIGRATE_VMA_SELECT_DEVICE_PRIVATE))
+		return MIGRATE_LEFT_UNSELECTED;
+	run->write = is_writable_device_private_entry(entry);
+	return NR_MIGRATE_LEFT;
+}
+
+/* The same for a present entry. */
+static enum migrate_left collect_look_up_page(struct migrate_collect *collect,
+					      struct migrate_run *run,
+					      unsigned long addr)
+{
+	struct migrate_vma *migrate = collect->migrate;
+	bool selected;
+
+	run->page = vm_normal_page(migrate->vma, addr, run->pte);
+	if (!run->page)
+		return is_zero_pfn(pte_pfn(run->pte)) ?
+		       MIGRATE_LEFT_UNSELECTED : MIGRATE_LEFT_KIND;
+	if (likely(!is_zone_device_page(run->page)))
+		selected = migrate->flags & MIGRATE_VMA_SELECT_SYSTEM;
+	else
+		selected = !is_device_coherent_page(run->page) ||
+			   collect_wants_pgmap(migrate, run->page,
+					MIGRATE_VMA_SELECT_DEVICE_COHERENT);
+	run->write = pte_write(run->pte);
+	return selected ? NR_MIGRATE_LEFT : MIGRATE_LEFT_UNSELECTED;
+}
+
+/*
+ * Find out what the run's first entry maps. Returns NR_MIGRATE_LEFT, or the
+ * reason why it stays: MIGRATE_LEFT_LOCKED if it is to be looked at again.
+ */
+static enum migrate_left collect_look_up(struct migrate_collect *collect,
+					 struct migrate_run *run,
+					 unsigned long addr)
+{
+	if (pte_present(run->pte))
+		return collect_look_up_page(collect, run, addr);
+	return collect_look_up_swap(collect, run, pte_to_swp_entry(run->pte));
+}
+
+/* The same, and lock it. The page table keeps it from going away. */
+static enum migrate_left collect_lock(struct migrate_collect *collect,
+				      struct migrate_run *run,
+				      unsigned long addr)
+{
+	enum migrate_left reason = collect_look_up(collect, run, addr);
+
+	if (reason != NR_MIGRATE_LEFT)
+		return reason;
+	run->folio = page_folio(run->page);
+	if (!folio_trylock(run->folio))
+		return folio_test_large(run->folio) ? MIGRATE_LEFT_LARGE :
+						      MIGRATE_LEFT_LOCKED;
+	reason = collect_check_folio(run->folio, collect->migrate->vma);
+	if (reason != NR_MIGRATE_LEFT) {
+		folio_unlock(run->folio);
+		return reason;
+	}
+	run->exclusive = folio_test_anon(run->folio) &&
+			 PageAnonExclusive(run->page);
+	return NR_MIGRATE_LEFT;
+}
+
+/*
+ * Collect what begins at @ptep, @max_nr entries at most. Returns how many are
+ * done, and in @unmapped whether they were present and are replaced.
+ */
+static unsigned int collect_entries(struct migrate_collect *collect,
+				    unsigned long *slot, unsigned long addr,
+				    pte_t *ptep, unsigned int max_nr,
+				    bool *unmapped)
+{
+	struct vm_area_struct *vma = collect->migrate->vma;
+	struct migrate_run run = { .pte = ptep_get(ptep) };
+	enum migrate_left reason;
+	unsigned int nr;
+
+	if (collect_is_hole(collect->migrate, run.pte)) {
+		collect_hole(collect, slot);
+		return 1;
+	}
+	reason = collect_lock(collect, &run, addr);
+	if (unlikely(reason != NR_MIGRATE_LEFT)) {
+		collect_left_or_remember(collect, slot, reason);
+		return 1;
+	}
+
+	/* As in zap_present_ptes(): the common case without any loop. */
+	if (likely(!folio_test_large(run.folio))) {
+		nr = migrate_run_unmap(&run, vma, addr, ptep, 1,
+				       &collect->rmap);
+	} else {
+		nr = migrate_run_length(&run, ptep, max_nr);
+		nr = migrate_run_unmap(&run, vma, addr, ptep, nr,
+				       &collect->rmap);
+	}
+	if (!nr) {
+		folio_unlock(run.folio);
+		collect_left(collect, slot, MIGRATE_LEFT_PINNED);
+		return 1;
+	}
+
+	*slot = migrate_pfn(page_to_pfn(run.page)) | MIGRATE_PFN_MIGRATE |
+		(run.write ? MIGRATE_PFN_WRITE : 0);
+	migrate_passed(collect->tally, 0);
+	*unmapped = pte_present(run.pte);
+	return nr;
+}
+
+/*
+ * Collect [start, end), whose entries begin at @ptep. Returns in @flush which of
+ * it the TLB may still map.
+ */
+static void collect_ptes(struct migrate_collect *collect, unsigned long start,
+			 unsigned long end, pte_t *ptep,
+			 struct collect_flush *flush)
+{
+	unsigned long *slot = collect_slot(collect, start);
+	unsigned long addr;
+	unsigned int nr;
+
+	for (addr = start; addr < end; addr += nr * PAGE_SIZE) {
+		bool unmapped = false;
+
+		nr = 1;
+		if (!collect_done(collect, slot))
+			nr = collect_entries(collect, slot, addr, ptep,
+					     (end - addr) >> PAGE_SHIFT,
+					     &unmapped);
+		ptep += nr;
+		slot += nr;
+		if (!unmapped)
+			continue;
+		if (flush->start == flush->end)
+			flush->start = addr;
+		flush->end = addr + nr * PAGE_SIZE;
+	}
+}
+
+/* Returns false if there is no page table at @pmdp any more. */
+static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
+			  unsigned long start, unsigned long end)
+{
+	struct vm_area_struct *vma = collect->migrate->vma;
+	struct collect_flush flush = {};
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	ptep = pte_offset_map_lock(vma->vm_mm, pmdp, start, &ptl);
+	if (!ptep)
+		return false;
+	arch_enter_lazy_mmu_mode();
+	collect_ptes(collect, start, end, ptep, &flush);
+	rmap_batch_flush(&collect->rmap);
+	/* Lazy mode can hold changes back: they must be in before the flush. */
+	arch_leave_lazy_mmu_mode();
+	if (flush.start != flush.end)
+		flush_tlb_range(vma, flush.start, flush.end);
+	pte_unmap_unlock(ptep, ptl);
+	return true;
+}
+
+/*
+ * Split the huge page, or the mapping of the huge zero page, at @pmdp. This is
+ * the one place that says no to what a PMD maps. Returns false if [start, end)
+ * is done with.
+ */
+static bool collect_split_pmd(struct migrate_collect *collect, pmd_t *pmdp,
+			      unsigned long start, unsigned long end)
+{
+	struct vm_area_struct *vma = collect->migrate->vma;
+	struct folio *folio;
+	spinlock_t *ptl;
+	int ret;
+
+	ptl = pmd_lock(vma->vm_mm, pmdp);
+	if (!pmd_trans_huge(*pmdp)) {
+		spin_unlock(ptl);
+		return true;
+	}
+	folio = pmd_folio(*pmdp);
+	if (is_huge_zero_folio(folio)) {
+		spin_unlock(ptl);
+		split_huge_pmd(vma, pmdp, start);
+		return true;
+	}
+
+	if (!folio_trylock(folio)) {
+		spin_unlock(ptl);
+		collect_remember_range(collect, start, end);
+		return false;
+	}
+	folio_get(folio);
+	spin_unlock(ptl);
+	ret = split_folio(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	if (ret)
+		collect_left_range(collect, start, end, MIGRATE_LEFT_LARGE);
+	return !ret;
+}
+
+static int collect_pmd_entry(pmd_t *pmdp, unsigned long start,
+			     unsigned long end, struct mm_walk *walk)
+{
+	struct migrate_collect *collect = walk->private;
+	pmd_t pmd = pmdp_get_lockless(pmdp);
+
+	if (pmd_none(pmd))
+		return collect_holes(start, end, -1, walk);
+
+	/* A migration entry: see collect_look_up_swap(). */
+	if (!pmd_present(pmd)) {
+		collect_remember_range(collect, start, end);
+		return 0;
+	}
+	if (pmd_devmap(pmd)) {
+		collect_left_range(collect, start, end, MIGRATE_LEFT_KIND);
+		return 0;
+	}
+	if (pmd_trans_huge(pmd) &&
+	    !collect_split_pmd(collect, pmdp, start, end))
+		return 0;
+
+	if (!collect_table(collect, pmdp, start, end))
+		walk->action = ACTION_AGAIN;
+	cond_resched();
+	return 0;
+}
+
+static const struct mm_walk_ops collect_walk_ops = {
+	.pmd_entry	= collect_pmd_entry,
+	.pte_hole	= collect_holes,
+	.walk_lock	= PGWALK_RDLOCK,
+};
+
+/* Walk the stretches of [first, end) that are remembered. */
+static void collect_walk_again(struct migrate_collect *collect,
+			       unsigned long first, unsigned long end)
+{
+	struct migrate_vma *migrate = collect->migrate;
+	unsigned long i, start;
+
+	for (i = first; i < end; i++) {
+		if (migrate->src[i] != MIGRATE_SRC_AGAIN)
+			continue;
+		start = migrate->start + i * PAGE_SIZE;
+		while (i < end && migrate->src[i] == MIGRATE_SRC_AGAIN)
+			i++;
+		walk_page_range(migrate->vma->vm_mm, start,
+				migrate->start + i * PAGE_SIZE,
+				&collect_walk_ops, collect);
+	}
+}
+
+/*
+ * One pass over the slots of [first, end), all of them or those that are
+ * remembered. The driver's notifier gets the owner with it, so that it can tell a
+ * migration of its own from others.
+ */
+static void collect_pass(struct migrate_collect *collect, unsigned long first,
+			 unsigned long end)
+{
+	struct migrate_vma *migrate = collect->migrate;
+	unsigned long from = migrate->start + first * PAGE_SIZE;
+	unsigned long to = migrate->start + end * PAGE_SIZE;
+	struct mm_struct *mm = migrate->vma->vm_mm;
+	struct mmu_notifier_range range;
+
+	collect->nr_again = 0;
+	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0, mm, from,
+				      to, migrate->pgmap_owner);
+	mmu_notifier_invalidate_range_start(&range);
+	if (collect->again)
+		collect_walk_again(collect, first, end);
+	else
+		walk_page_range(mm, from, to, &collect_walk_ops, collect);
+	mmu_notifier_invalidate_range_end(&range);
+}
+
+/*
+ * Another look, and others, at what was locked; then the holders win.
+ *
+ * But a fault does not wait: it is repeated anyway, and has a reference to its
+ * page meanwhile, so that whoever holds that page's lock could not migrate it. And
+ * two faults in one range, each of which holds half of it, would only wait for
+ * each other.
+ */
+static void collect_locked_ones(struct migrate_collect *collect)
+{
+	struct migrate_vma *migrate = collect->migrate;
+	unsigned long first = 0, end = migrate->npages, i;
+	unsigned int pass = 0;
+
+	while (collect->nr_again && !migrate->fault_page &&
+	       migrate_backoff(pass++)) {
+		while (migrate->src[first] != MIGRATE_SRC_AGAIN)
+			first++;
+		while (migrate->src[end - 1] != MIGRATE_SRC_AGAIN)
+			end--;
+		collect->again = true;
+		collect_pass(collect, first, end);
+	}
+	for (i = first; i < end && collect->nr_again; i++)
+		if (migrate->src[i] == MIGRATE_SRC_AGAIN)
+			collect_left(collect, &migrate->src[i],
+				     MIGRATE_LEFT_LOCKED);
+}
+
+/**
+ * migrate_stage_collect() - the first stage: from page tables to src[]
+ * @migrate: the range; all but its cpages is valid
+ * @tally: what is counted
+ *
+ * Locks the folios of the range that the caller selects, takes over a reference
+ * to each, and replaces their entries by migration entries. What a lock keeps
+ * from it is looked at again a bounded number of times, see migrate_backoff().
+ *
+ * Context: mmap_lock is held. Sleeps.
+ */
+void migrate_stage_collect(struct migrate_vma *migrate,
+			   struct migrate_tally *tally)
+{
+	struct migrate_collect collect = {
+		.migrate = migrate,
+		.tally = tally,
+	};
+
+	memset(migrate->src, 0, sizeof(*migrate->src) * migrate->npages);
+	memset(migrate->dst, 0, sizeof(*migrate->dst) * migrate->npages);
+
+	collect_pass(&collect, 0, migrate->npages);
+	if (collect.nr_again) {
+		tally->again = -tally->units;
+		collect_locked_ones(&collect);
+		tally->again += tally->units;
+	}
+}
+
+#include "tests/collect-kunit.h"

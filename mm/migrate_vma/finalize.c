@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Range migration, the last stage: migration entries become entries again, of
+ * the new folio or of the old one.
+ *
+ * It is the mirror of collect: what only this range mapped has its migration
+ * entries where collect put them, so the page table is walked once and the rmap
+ * not at all. "Only this range mapped it" means that collect left no mapping,
+ * under the folio lock. As long as that is held, no mapping can be added: faults
+ * take the lock, and fork() of this mm would need mmap_lock for writing. What can
+ * happen beside us, and why that is harmless:
+ *
+ * - MADV_DONTNEED and the OOM reaper zap the migration entry, and a new page may
+ *   be faulted in. So nothing is assumed of an entry: it must be a migration
+ *   entry and have the pfn of our source. Otherwise there is nothing to replace,
+ *   and the new folio goes away with our reference.
+ * - userfaultfd write-protects the migration entry. So all bits are taken from
+ *   the entry as it is now, and none from src[].
+ * - UFFDIO_MOVE and MADV_FREE meet a migration entry: the one waits until it is
+ *   gone, the other leaves it alone.
+ * - Another mm that maps the same folio forks or exits. Then collect left a
+ *   mapping, MIGRATE_PFN_RMAP is set, and the rmap finds what there is: fork()
+ *   inserts the child into the anon_vma's tree behind the parent, under its lock.
+ * - The page table is gone (of a file: khugepaged). Then it has no entries.
+ * - This mm exits: the caller has mm_users.
+ */
+#include <linux/export.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/pagevec.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <trace/events/migrate.h>
+#include "../internal.h"
+#include "internal.h"
+
+/*
+ * A driver may come here without the pages stage, after an error. Then its pages
+ * have no identity, whatever src[] says.
+ */
+static bool finalize_is_migrated(const struct migrate_unit *unit)
+{
+	return unit->newpage && (*unit->src & MIGRATE_PFN_MIGRATE) &&
+	       page_folio(unit->newpage)->mapping;
+}
+
+/* Is @pte the migration entry of @page? */
+static bool finalize_is_ours(pte_t pte, struct page *page)
+{
+	swp_entry_t entry;
+
+	if (!is_swap_pte(pte))
+		return false;
+	entry = pte_to_swp_entry(pte);
+	return is_migration_entry(entry) &&
+	       swp_offset_pfn(entry) == page_to_pfn(page);
+}
+
+/**
+ * struct finalize - the last stage at work
+ * @migrate: the range; NULL if there is no vma
+ * @src: the old folios
+ * @dst: the new ones
+ * @npages: how many slots both have
+ * @tally: what is counted
+ * @pages: folios to drop our reference to, by their lru: of system memory, and no
+ *	longer anybody's
+ * @batch: other folios to drop our reference to
+ * @lru: folios to put on the LRU before the page-table lock is dropped
+ * @nr: how many folios @pages, @batch or @lru may have got
+ * @rmap: what is to be accounted for before the page-table lock is dropped
+ *
+ * What is dropped is dropped outside of all locks, before there is too much.
+ */
+struct finalize {
+	struct migrate_vma *migrate;
+	unsigned long *src;
+	unsigned long *dst;
+	unsigned long npages;
+	struct migrate_tally *tally;
+	struct list_head pages;
+	struct folio_batch batch;
+	struct folio_batch lru;
+	unsigned int nr;
+	struct rmap_batch rmap;
+};
+
+/* No room for the folios of another unit. */
+static bool finalize_is_full(struct finalize *finalize)
+{
+	return finalize->nr + 2 > PAGEVEC_SIZE;
+}
+
+/*
+ * Unlock a folio and note that our reference goes.
+ *
+ * The lru of a folio that has migrated is free: it was isolated, and is charged
+ * to nobody.
+ */
+static void finalize_drop(struct finalize *finalize, struct folio *folio,
+			  bool migrated)
+{
+	folio_unlock(folio);
+	if (migrated && !folio_is_zone_device(folio))
+		list_add(&folio->lru, &finalize->pages);
+	else
+		folio_batch_add(&finalize->batch, folio);
+}
+
+static void finalize_put(struct finalize *finalize)
+{
+	put_pages_list(&finalize->pages);
+	folios_put(&finalize->batch);
+	finalize->nr = 0;
+	cond_resched();
+}
+
+/* Map @page, of @folio, where @old_pte is its migration entry. */
+static void finalize_map(struct finalize *finalize, struct folio *folio,
+			 struct page *page, unsigned long addr, pte_t *ptep,
+			 pte_t old_pte)
+{
+	struct vm_area_struct *vma = finalize->migrate->vma;
+	pte_t pte = migration_pte_to_pte(folio, page, vma, old_pte);
+
+	if (folio_test_anon(folio))
+		folio_add_anon_rmap_ptes_batch(folio, page, 1, vma, addr,
+				migration_pte_rmap_flags(folio, old_pte),
+				&finalize->rmap);
+	else
+		folio_add_file_rmap_pte(folio, page, vma);
+	set_pte_at(vma->vm_mm, addr, ptep, pte);
+	if (vma->vm_flags & VM_LOCKED)
+		mlock_drain_local();
+	trace_remove_migration_pte(addr, pte_val(pte), 0);
+	/* No need to invalidate: it was not present before. */
+	update_mmu_cache(vma, addr, ptep);
+}
+
+/*
+ * To the LRU before it is mapped, as mlock wants it: see remove_migration_ptes()'
+ * other callers. Where nothing is locked, it goes there together with others.
+ */
+static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
+{
+	if (folio_is_zone_device(folio))
+		return;
+	if (finalize->migrate->vma->vm_flags & VM_LOCKED) {
+		folio_add_lru(folio);
+		return;
+	}
+	folio_batch_add(&finalize->lru, folio);
+}
+
+/*
+ * Map a unit where collect unmapped it. Our reference to the folio becomes the
+ * mapping's, so the folio is unlocked here: once the page-table lock is dropped,
+ * it can be zapped, and is not ours to look at any more. Who waits for the
+ * migration entry waits for the old folio's lock without a reference to it: that
+ * comes after the entry, and our reference goes last.
+ */
+static bool finalize_place(struct finalize *finalize,
+			   const struct migrate_unit *unit, pte_t *ptep)
+{
+	unsigned long addr = finalize->migrate->start + unit->index * PAGE_SIZE;
+	bool migrated = finalize_is_migrated(unit);
+	struct page *page = migrated ? unit->newpage : unit->page;
+	struct page *other = migrated ? unit->page : unit->newpage;
+	struct folio *folio = page_folio(page);
+	pte_t pte = ptep_get(ptep);
+
+	if (!finalize_is_ours(pte, unit->page))
+		return false;
+
+	finalize_add_lru(finalize, folio);
+	finalize_map(finalize, folio, page, addr, ptep, pte);
+	folio_unlock(folio);
+	if (migrated)
+		migrate_passed(finalize->tally, unit->order);
+	if (other)
+		finalize_drop(finalize, page_folio(other), migrated);
+	return true;
+}
+
+static bool finalize_can_place(const struct migrate_unit *unit)
+{
+	return unit->page && !(*unit->src & MIGRATE_PFN_RMAP);
+}
+
+/*
+ * Place the units of one page table, from slot @first to @end, @ptep being the
+ * entry of @first. Returns the slot where that came to an end, because its unit
+ * cannot be placed or because there is too much to drop.
+ */
+static unsigned long finalize_place_units(struct finalize *finalize,
+					  unsigned long first,
+					  unsigned long end, pte_t *ptep)
+{
+	unsigned long next = first;
+	struct migrate_unit unit;
+
+	while (!finalize_is_full(finalize)) {
+		if (!migrate_unit_at(&unit, finalize->src, finalize->dst, next,
+				     end)) {
+			next = end;
+			break;
+		}
+		next = unit.index;
+		if (!finalize_can_place(&unit) ||
+		    !finalize_place(finalize, &unit, ptep + (next - first)))
+			break;
+		finalize->nr++;
+		next += migrate_unit_pages(&unit);
+	}
+	/* The mappings keep the folios here until the lock is dropped. */
+	folio_batch_add_lru(&finalize->lru);
+	rmap_batch_flush(&finalize->rmap);
+	return next;
+}
+
+/* The same, with what is needed to get at the page table. */
+static unsigned long finalize_table(struct finalize *finalize,
+				    unsigned long first)
+{
+	struct migrate_vma *migrate = finalize->migrate;
+	struct mm_struct *mm = migrate->vma->vm_mm;
+	unsigned long addr = migrate->start + first * PAGE_SIZE;
+	unsigned long next, end = pmd_addr_end(addr, migrate->end);
+	pmd_t *pmd = mm_find_pmd(mm, addr);
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	mmap_assert_locked(mm);
+	if (!pmd)
+		return first;
+	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
+	if (!ptep)
+		return first;
+	arch_enter_lazy_mmu_mode();
+	next = finalize_place_units(finalize, first,
+				    (end - migrate->start) >> PAGE_SHIFT, ptep);
+	arch_leave_lazy_mmu_mode();
+	pte_unmap_unlock(ptep, ptl);
+	return next;
+}
+
+/* A unit whose mappings only the rmap can find, if there are any; or a hole. */
+static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
+{
+	bool migrated = unit->page && finalize_is_migrated(unit);
+	struct folio *src, *folio;
+
+	/* Holes are in the page tables since the pages stage. */
+	if (migrated)
+		migrate_passed(finalize->tally, unit->order);
+	finalize->nr += 2;
+	if (unit->page) {
+		src = page_folio(unit->page);
+		folio = migrated ? page_folio(unit->newpage) : src;
+		if (!folio_is_zone_device(folio))
+			folio_add_lru(folio);
+		remove_migration_ptes(src, folio, 0);
+		migrate_unit_put_anon_vma(unit);
+		finalize_drop(finalize, src, migrated);
+	}
+	if (unit->newpage)
+		finalize_drop(finalize, page_folio(unit->newpage), false);
+}
+
+/*
+ * Finalize some units from slot @index on. Returns the slot from which to go on:
+ * there is always progress, as what cannot be placed goes through the rmap.
+ */
+static unsigned long finalize_some(struct finalize *finalize,
+				   unsigned long index)
+{
+	struct migrate_unit unit;
+	unsigned long next;
+
+	if (!migrate_unit_at(&unit, finalize->src, finalize->dst, index,
+			     finalize->npages))
+		return finalize->npages;
+	if (finalize->migrate && finalize_can_place(&unit)) {
+		next = finalize_table(finalize, unit.index);
+		if (next != unit.index)
+			return next;
+	}
+	finalize_unit(finalize, &unit);
+	return unit.index + migrate_unit_pages(&unit);
+}
+
+/**
+ * migrate_stage_finalize() - the last stage: migration entries become entries
+ * @src: what the stages before made
+ * @dst: the driver's new pages
+ * @npages: how many slots both have
+ * @migrate: the range, whose page tables have the entries of what only this
+ *	range mapped; or NULL, and everything goes through the rmap
+ * @tally: what is counted
+ *
+ * Context: the folios of @src and @dst are locked; they are unlocked, and the
+ * references to them dropped. mmap_lock is held if @migrate is not NULL. Sleeps.
+ */
+void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
+			    unsigned long npages, struct migrate_vma *migrate,
+			    struct migrate_tally *tally)
+{
+	struct finalize finalize = {
+		.migrate = migrate,
+		.src = src,
+		.dst = dst,
+		.npages = npages,
+		.tally = tally,
+	};
+	unsigned long index = 0;
+
+	INIT_LIST_HEAD(&finalize.pages);
+	folio_batch_init(&finalize.batch);
+	folio_batch_init(&finalize.lru);
+	while (index < npages) {
+		if (finalize_is_full(&finalize))
+			finalize_put(&finalize);
+		index = finalize_some(&finalize, index);
+	}
+	finalize_put(&finalize);
+}
+
+/**
+ * migrate_device_finalize() - complete page migration
+ * @src_pfns: src_pfns returned from migrate_device_range()
+ * @dst_pfns: array of pfns allocated by the driver to migrate memory to
+ * @npages: number of pages in the range
+ *
+ * Completes migration of the page by removing special migration entries.
+ * Drivers must ensure copying of page data is complete and visible to the CPU
+ * before calling this.
+ */
+void migrate_device_finalize(unsigned long *src_pfns, unsigned long *dst_pfns,
+			     unsigned long npages)
+{
+	struct migrate_tally tally = MIGRATE_TALLY_PFNS(FINALIZE, src_pfns,
+							npages);
+
+	migrate_stage_finalize(src_pfns, dst_pfns, npages, NULL, &tally);
+	migrate_tally_report(&tally);
+}
+EXPORT_SYMBOL(migrate_device_finalize);
+
+/**
+ * migrate_vma_finalize() - restore CPU page table entry
+ * @migrate: migrate struct containing all migration information
+ *
+ * This replaces the special migration pte entry with either a mapping to the
+ * new page if migration was successful for that page, or to the original page
+ * otherwise.
+ *
+ * This also unlocks the pages and puts them back on the lru, or drops the extra
+ * refcount, for device pages.
+ *
+ * Context: mmap_lock has been held, for reading at least, since before
+ * migrate_vma_setup().
+ */
+void migrate_vma_finalize(struct migrate_vma *migrate)
+{
+	struct migrate_tally tally = MIGRATE_TALLY(FINALIZE, migrate);
+
+	migrate_stage_finalize(migrate->src, migrate->dst, migrate->npages,
+			       migrate, &tally);
+	migrate_tally_report(&tally);
+}
+EXPORT_SYMBOL(migrate_vma_finalize);
+
+#include "tests/finalize-kunit.h"

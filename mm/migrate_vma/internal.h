@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Range migration: what its stages share.
+ *
+ * A migration is two arrays with a slot for each page of a range, and four
+ * stages over them:
+ *
+ *   collect   page tables -> src[]: lock the folios, put migration entries in
+ *   unmap     take the folios off the LRU, and their other mappings away
+ *   pages     the old folio's identity moves to the new one; holes are filled
+ *   finalize  migration entries -> the new folio, or back to the old one
+ *
+ * What a stage may rely on, for each unit whose src[] entry has both
+ * MIGRATE_PFN_VALID and MIGRATE_PFN_MIGRATE:
+ *
+ *   after collect   the folio is locked and this migration has one reference to
+ *                   it, which is the one that the mapping had
+ *   after unmap     nothing maps it any more, it is not on the LRU, and nobody
+ *                   else has a reference to it, so its contents are stable
+ *
+ * A unit that cannot go on is put back as it was, in the stage that finds out,
+ * and counted by its reason.
+ */
+#ifndef _MM_MIGRATE_VMA_INTERNAL_H
+#define _MM_MIGRATE_VMA_INTERNAL_H
+
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/rmap.h>
+
+/*
+ * Bits of src[] entries that are the stages' own. Drivers do not look at them,
+ * and may not change src[] after setup. With these, all bits below
+ * MIGRATE_PFN_SHIFT are in use.
+ *
+ * MIGRATE_PFN_RMAP	there are, or were, mappings that collect did not meet:
+ *			only the rmap finds all of them
+ * MIGRATE_PFN_ANON_VMA	folio->private is a reference to the folio's anon_vma,
+ *			see device.c; the folio is a device's
+ */
+#define MIGRATE_PFN_RMAP	(1UL << 2)
+#define MIGRATE_PFN_ANON_VMA	(1UL << 5)
+
+static_assert(MIGRATE_PFN_ANON_VMA < (1UL << MIGRATE_PFN_SHIFT));
+
+/*
+ * Only inside collect: the folio lock was taken, look at this address again. It
+ * is the address that is remembered and not the folio: the reference that would
+ * keep the folio from going away would also make the migration fail that holds
+ * the lock. Bit 0, MIGRATE_PFN_VALID, is clear.
+ */
+#define MIGRATE_SRC_AGAIN	(1UL << MIGRATE_PFN_SHIFT)
+
+/* A large hole is as large as a PMD maps: collect marks no other size. */
+#define MIGRATE_HOLE_ORDER \
+	(IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ? HPAGE_PMD_ORDER : 0)
+
+/**
+ * struct migrate_unit - what migrates whole: one folio, or one hole
+ * @index: its first slot in the arrays
+ * @order: the order of the folio; it has 1 << @order slots
+ * @page: the page that its slot in src[] stands for; NULL for a hole
+ * @newpage: the page in its slot in dst[]; NULL if there is none (yet)
+ * @src: its slot in src[]
+ *
+ * All slots of a unit but the first are 0. A stage looks at units and never at
+ * pages, so what it costs does not depend on the size of the folios.
+ */
+struct migrate_unit {
+	unsigned long index;
+	unsigned int order;
+	struct page *page;
+	struct page *newpage;
+	unsigned long *src;
+};
+
+static inline unsigned long migrate_unit_pages(const struct migrate_unit *unit)
+{
+	return 1UL << unit->order;
+}
+
+/**
+ * migrate_unit_at() - find the first unit at a slot or after it
+ * @unit: describes the unit then
+ * @src: the array
+ * @dst: the array of destinations, or NULL in a stage that has none
+ * @index: the slot where to look first
+ * @npages: how many slots the arrays have
+ *
+ * Where only @dst has an entry, a driver had a page for what did not migrate:
+ * that is a unit with one slot and no @page.
+ *
+ * Return: false if there is none.
+ */
+static __always_inline bool
+migrate_unit_at(struct migrate_unit *unit, unsigned long *src,
+		unsigned long *dst, unsigned long index, unsigned long npages)
+{
+	while (index < npages && !src[index] && !(dst && dst[index]))
+		index++;
+	if (index >= npages)
+		return false;
+
+	unit->index = index;
+	unit->src = src + index;
+	unit->page = migrate_pfn_to_page(src[index]);
+	unit->newpage = dst ? migrate_pfn_to_page(dst[index]) : NULL;
+	unit->order = 0;
+	if (unlikely(src[index] & MIGRATE_PFN_COMPOUND))
+		unit->order = unit->page ?
+			      folio_order(page_folio(unit->page)) :
+			      MIGRATE_HOLE_ORDER;
+	return true;
+}
+
+/**
+ * for_each_migrate_unit - walk the units of an array
+ * @unit: a struct migrate_unit, which describes the unit in the loop's body
+ * @src: the array
+ * @dst: the array of destinations, or NULL
+ * @npages: how many slots the arrays have
+ *
+ * The body may change the entry of the unit's slot, and drop the folio.
+ */
+#define for_each_migrate_unit(unit, src, dst, npages)			\
+	for (bool __found = migrate_unit_at(&(unit), src, dst, 0, npages); \
+	     __found;							\
+	     __found = migrate_unit_at(&(unit), src, dst,		\
+				       (unit).index +			\
+				       migrate_unit_pages(&(unit)),	\
+				       npages))
+
+static inline bool migrate_unit_is_hole(const struct migrate_unit *unit)
+{
+	return !unit->page && (*unit->src & MIGRATE_PFN_MIGRATE);
+}
+
+/**
+ * struct migrate_tally - what a stage did, for its tracepoint and for vmstat
+ * @stage: which stage
+ * @by_pfn: @start and @end are device pfns and not addresses
+ * @start: where the range begins
+ * @end: where the range ends
+ * @units: the units that it passed on
+ * @holes: how many pages of these are holes
+ * @again: how many of the units were locked at first, and then not any more
+ * @pages: how many pages these have, by the order of the unit
+ * @left: the pages that stay where they are, by the reason
+ */
+struct migrate_tally {
+	enum migrate_stage stage;
+	bool by_pfn;
+	unsigned long start;
+	unsigned long end;
+	unsigned long units;
+	unsigned long holes;
+	unsigned long again;
+	unsigned long pages[NR_PAGE_ORDERS];
+	unsigned long left[NR_MIGRATE_LEFT];
+};
+
+#define MIGRATE_TALLY(_stage, migrate) ((struct migrate_tally) {	\
+	.stage = MIGRATE_STAGE_##_stage,				\
+	.start = (migrate)->start,					\
+	.end = (migrate)->end,						\
+})
+
+#define MIGRATE_TALLY_PFNS(_stage, src, npages) \
+	migrate_tally_pfns(MIGRATE_STAGE_##_stage, src, npages)
+
+/*
+ * The pfns may be scattered: what is shown is the first one that is in the array
+ * still, and the one after the last.
+ */
+static inline struct migrate_tally
+migrate_tally_pfns(enum migrate_stage stage, const unsigned long *src,
+		   unsigned long npages)
+{
+	struct migrate_tally tally = { .stage = stage, .by_pfn = true };
+	unsigned long i;
+
+	for (i = 0; i < npages && !src[i]; i++)
+		;
+	while (npages && !src[npages - 1])
+		npages--;
+	if (i < npages) {
+		tally.start = src[i] >> MIGRATE_PFN_SHIFT;
+		tally.end = (src[npages - 1] >> MIGRATE_PFN_SHIFT) + 1;
+	}
+	return tally;
+}
+
+static inline void migrate_passed(struct migrate_tally *tally,
+				  unsigned int order)
+{
+	tally->units++;
+	tally->pages[order] += 1UL << order;
+}
+
+static inline void migrate_passed_hole(struct migrate_tally *tally,
+				       unsigned int order)
+{
+	migrate_passed(tally, order);
+	tally->holes += 1UL << order;
+}
+
+static inline void migrate_left(struct migrate_tally *tally,
+				enum migrate_left reason,
+				unsigned long nr_pages)
+{
+	tally->left[reason] += nr_pages;
+}
+
+void migrate_tally_report(const struct migrate_tally *tally);
+
+/*
+ * A migration by device pfns has no mmap_lock, so it holds the anon_vma itself:
+ * without mappings, nothing else would while the rmap is walked.
+ */
+static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
+{
+	struct folio *folio;
+
+	if (!(*unit->src & MIGRATE_PFN_ANON_VMA))
+		return;
+	folio = page_folio(unit->page);
+	put_anon_vma(folio->private);
+	folio->private = NULL;
+}
+
+bool migrate_backoff(unsigned int pass);
+
+/* Restores a unit that is not to migrate; it is not on the LRU if @isolated. */
+void migrate_unit_restore(struct migrate_unit *unit, bool isolated);
+
+void migrate_stage_collect(struct migrate_vma *migrate,
+			   struct migrate_tally *tally);
+int migrate_stage_setup(struct migrate_vma *args, struct migrate_tally *collect,
+			struct migrate_tally *unmap);
+void migrate_stage_unmap(unsigned long *src, unsigned long npages,
+			 struct page *fault_page, struct migrate_tally *tally);
+void migrate_stage_pages(unsigned long *src, unsigned long *dst,
+			 unsigned long npages, struct migrate_vma *migrate,
+			 struct migrate_tally *tally);
+void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
+			    unsigned long npages, struct migrate_vma *migrate,
+			    struct migrate_tally *tally);
+void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
+			  struct migrate_tally *collect,
+			  struct migrate_tally *unmap);
+
+#endif /* _MM_MIGRATE_VMA_INTERNAL_H */

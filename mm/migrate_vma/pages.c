@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Range migration, the third stage: the old folio's identity moves to the new
+ * one, and holes are filled. The driver has copied the contents before.
+ *
+ * From here there is no way back for what moved.
+ */
+#include <linux/export.h>
+#include <linux/ksm.h>
+#include <linux/memcontrol.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/mmu_notifier.h>
+#include <linux/oom.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/userfaultfd_k.h>
+#include <asm/pgalloc.h>
+#include <asm/tlbflush.h>
+#include "../internal.h"
+#include "internal.h"
+
+/*
+ * The page table in which the hole at @addr lies, made if need be; NULL if there
+ * is no memory for it or no page can be there.
+ */
+static pmd_t *pages_hole_pmd(struct mm_struct *mm, unsigned long addr)
+{
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t *pmd;
+
+	p4d = p4d_alloc(mm, pgd, addr);
+	if (!p4d)
+		return NULL;
+	pud = pud_alloc(mm, p4d, addr);
+	if (!pud)
+		return NULL;
+	pmd = pmd_alloc(mm, pud, addr);
+	if (!pmd)
+		return NULL;
+	if (pmd_trans_huge(*pmd) || pmd_devmap(*pmd))
+		return NULL;
+	return pte_alloc(mm, pmd) ? NULL : pmd;
+}
+
+/* The entry for @folio, which is new, in place of @old: nothing, or zeros. */
+static pte_t pages_hole_pte(struct folio *folio, struct vm_area_struct *vma,
+			    pte_t old)
+{
+	bool uffd_wp = pte_present(old) && pte_uffd_wp(old);
+	bool write = (vma->vm_flags & VM_WRITE) && !uffd_wp;
+	pte_t pte;
+
+	if (folio_is_device_private(folio)) {
+		unsigned long pfn = folio_pfn(folio);
+
+		pte = swp_entry_to_pte(write ?
+				       make_writable_device_private_entry(pfn) :
+				       make_readable_device_private_entry(pfn));
+		/* What pte_mkdirty() does below. */
+		if (vma->vm_flags & VM_WRITE)
+			pte = pte_swp_mksoft_dirty(pte);
+		return uffd_wp ? pte_swp_mkuffd_wp(pte) : pte;
+	}
+
+	pte = mk_pte(&folio->page, vma->vm_page_prot);
+	if (vma->vm_flags & VM_WRITE)
+		pte = pte_mkdirty(pte);
+	if (write)
+		pte = pte_mkwrite(pte, vma);
+	return uffd_wp ? pte_mkuffd_wp(pte) : pte;
+}
+
+/* Is the hole still one, and may we fill it? Under the page-table lock. */
+static bool pages_hole_is_open(struct vm_area_struct *vma, pte_t pte)
+{
+	if (check_stable_address_space(vma->vm_mm))
+		return false;
+	/* A missing page is userfaultfd's to give. */
+	if (userfaultfd_missing(vma))
+		return false;
+	return pte_none(pte) ||
+	       (pte_present(pte) && is_zero_pfn(pte_pfn(pte)));
+}
+
+/* Map @folio into the hole. */
+static bool pages_map_hole(struct folio *folio, struct vm_area_struct *vma,
+			   unsigned long addr, pmd_t *pmd)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	spinlock_t *ptl;
+	pte_t *ptep, old;
+	bool open;
+
+	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
+	if (!ptep)
+		return false;
+	old = ptep_get(ptep);
+	open = pages_hole_is_open(vma, old);
+	if (open) {
+		inc_mm_counter(mm, MM_ANONPAGES);
+		folio_add_new_anon_rmap(folio, vma, addr, RMAP_EXCLUSIVE);
+		if (!folio_is_zone_device(folio))
+			folio_add_lru_vma(folio, vma);
+		folio_get(folio);
+
+		if (pte_present(old)) {
+			ksm_might_unmap_zero_page(mm, old);
+			flush_cache_page(vma, addr, pte_pfn(old));
+			ptep_clear_flush(vma, addr, ptep);
+		}
+		set_pte_at(mm, addr, ptep, pages_hole_pte(folio, vma, old));
+		update_mmu_cache(vma, addr, ptep);
+	}
+	pte_unmap_unlock(ptep, ptl);
+	return open;
+}
+
+/*
+ * Fill a hole, as do_anonymous_page() does: the rest of the fault that did not
+ * come yet.
+ */
+static bool pages_fill_hole(struct vm_area_struct *vma, unsigned long addr,
+			    struct folio *folio)
+{
+	pmd_t *pmd;
+
+	if (!vma_is_anonymous(vma))
+		return false;
+	if (folio_is_zone_device(folio) && !folio_is_device_private(folio) &&
+	    !folio_is_device_coherent(folio)) {
+		pr_warn_once("Unsupported ZONE_DEVICE page type.\n");
+		return false;
+	}
+	pmd = pages_hole_pmd(vma->vm_mm, addr);
+	if (!pmd || anon_vma_prepare(vma))
+		return false;
+	if (mem_cgroup_charge(folio, vma->vm_mm, GFP_KERNEL))
+		return false;
+	/*
+	 * The barrier in __folio_mark_uptodate() makes the contents visible
+	 * before the entry.
+	 */
+	__folio_mark_uptodate(folio);
+	return pages_map_hole(folio, vma, addr, pmd);
+}
+
+/* folio_mapping() is right, too, but slow for the common case. */
+static struct address_space *pages_mapping(struct folio *folio)
+{
+	return folio_test_swapcache(folio) ? folio_mapping(folio) : NULL;
+}
+
+/* Only what is nowhere else may get into device memory: no swap cache has it. */
+static bool pages_leave_swap_cache(struct folio *folio)
+{
+	return !folio_test_swapcache(folio) || folio_free_swap(folio);
+}
+
+/* Can @folio become @newfolio? */
+static enum migrate_left pages_check(struct folio *newfolio,
+				     struct folio *folio)
+{
+	if (!folio_test_anon(folio) ||
+	    folio_order(newfolio) > folio_order(folio))
+		return MIGRATE_LEFT_DESTINATION;
+	/*
+	 * The swap cache lets go of a folio's lock while it writes the folio
+	 * out, and a fault can map it again meanwhile.
+	 */
+	if (folio_test_writeback(folio))
+		return MIGRATE_LEFT_BUSY;
+	if (!folio_is_zone_device(newfolio))
+		return NR_MIGRATE_LEFT;
+	if (!folio_is_device_private(newfolio) &&
+	    !folio_is_device_coherent(newfolio))
+		return MIGRATE_LEFT_DESTINATION;
+	return pages_leave_swap_cache(folio) ? NR_MIGRATE_LEFT :
+					       MIGRATE_LEFT_DESTINATION;
+}
+
+/* Move the identity of a unit to @newfolio. */
+static enum migrate_left pages_move(struct migrate_unit *unit,
+				    struct folio *newfolio,
+				    struct folio *fault_folio)
+{
+	struct folio *folio = page_folio(unit->page);
+	enum migrate_left reason = pages_check(newfolio, folio);
+	void *private = folio->private;
+
+	if (reason != NR_MIGRATE_LEFT)
+		return reason;
+	if (folio_migrate_mapping(pages_mapping(folio), newfolio, folio,
+				  folio == fault_folio))
+		return MIGRATE_LEFT_BUSY;
+	folio_migrate_flags(newfolio, folio);
+	/* That forgets what is private to the old folio. */
+	if (*unit->src & MIGRATE_PFN_ANON_VMA)
+		folio->private = private;
+	return NR_MIGRATE_LEFT;
+}
+
+/**
+ * struct migrate_pages_holes - the part of the range where holes are filled
+ * @migrate: the range; NULL if there is no vma, and then there are no holes
+ * @range: for the notifiers, from the first hole that is filled
+ * @notified: @range has begun
+ */
+struct migrate_pages_holes {
+	struct migrate_vma *migrate;
+	struct mmu_notifier_range range;
+	bool notified;
+};
+
+static enum migrate_left pages_fill(struct migrate_pages_holes *holes,
+				    struct migrate_unit *unit,
+				    struct folio *folio)
+{
+	struct migrate_vma *migrate = holes->migrate;
+	unsigned long addr;
+
+	/* Device pfns have no holes between them. */
+	if (WARN_ON_ONCE(!migrate))
+		return MIGRATE_LEFT_HOLE;
+	if (folio_order(folio) > unit->order)
+		return MIGRATE_LEFT_DESTINATION;
+
+	addr = migrate->start + unit->index * PAGE_SIZE;
+	if (!holes->notified) {
+		holes->notified = true;
+		mmu_notifier_range_init_owner(&holes->range, MMU_NOTIFY_MIGRATE,
+					      0, migrate->vma->vm_mm, addr,
+					      migrate->end,
+					      migrate->pgmap_owner);
+		mmu_notifier_invalidate_range_start(&holes->range);
+	}
+	if (!pages_fill_hole(migrate->vma, addr, folio))
+		return MIGRATE_LEFT_HOLE;
+	*unit->src = MIGRATE_PFN_MIGRATE;
+	return NR_MIGRATE_LEFT;
+}
+
+static enum migrate_left pages_unit(struct migrate_pages_holes *holes,
+				    struct migrate_unit *unit,
+				    struct folio *fault_folio)
+{
+	if (!unit->newpage)
+		return unit->page ? MIGRATE_LEFT_NO_DESTINATION :
+				    MIGRATE_LEFT_HOLE;
+	if (!unit->page)
+		return pages_fill(holes, unit, page_folio(unit->newpage));
+	return pages_move(unit, page_folio(unit->newpage), fault_folio);
+}
+
+/**
+ * migrate_stage_pages() - the third stage: new folios take the old ones' place
+ * @src: what the stages before made
+ * @dst: the driver's new pages, locked; 0 where it does not want to migrate
+ * @npages: how many slots both have
+ * @migrate: the range, with which holes can be filled, or NULL
+ * @tally: what is counted
+ *
+ * What does not migrate loses its MIGRATE_PFN_MIGRATE.
+ *
+ * Context: the folios of @src and @dst are locked; mmap_lock is held if @migrate
+ * is not NULL. Sleeps.
+ */
+void migrate_stage_pages(unsigned long *src, unsigned long *dst,
+			 unsigned long npages, struct migrate_vma *migrate,
+			 struct migrate_tally *tally)
+{
+	struct migrate_pages_holes holes = { .migrate = migrate };
+	struct folio *fault_folio = NULL;
+	struct migrate_unit unit;
+
+	if (migrate && migrate->fault_page)
+		fault_folio = page_folio(migrate->fault_page);
+
+	for_each_migrate_unit(unit, src, dst, npages) {
+		enum migrate_left reason;
+
+		/* No unit of setup's, only a page that the driver had left. */
+		if (!(*unit.src & MIGRATE_PFN_MIGRATE))
+			continue;
+		reason = pages_unit(&holes, &unit, fault_folio);
+		if (reason != NR_MIGRATE_LEFT) {
+			migrate_left(tally, reason, migrate_unit_pages(&unit));
+			*unit.src &= ~MIGRATE_PFN_MIGRATE;
+		} else if (unit.page) {
+			migrate_passed(tally, unit.order);
+		} else {
+			migrate_passed_hole(tally, unit.order);
+		}
+		if (unit.index % SWAP_CLUSTER_MAX == 0)
+			cond_resched();
+	}
+	if (holes.notified)
+		mmu_notifier_invalidate_range_end(&holes.range);
+}
+
+/**
+ * migrate_device_pages() - migrate meta-data from src page to dst page
+ * @src_pfns: src_pfns returned from migrate_device_range()
+ * @dst_pfns: array of pfns allocated by the driver to migrate memory to
+ * @npages: number of pages in the range
+ *
+ * Equivalent to migrate_vma_pages(). This is called to migrate struct page
+ * meta-data from source struct page to destination.
+ */
+void migrate_device_pages(unsigned long *src_pfns, unsigned long *dst_pfns,
+			  unsigned long npages)
+{
+	struct migrate_tally tally = MIGRATE_TALLY_PFNS(PAGES, src_pfns, npages);
+
+	migrate_stage_pages(src_pfns, dst_pfns, npages, NULL, &tally);
+	migrate_tally_report(&tally);
+}
+EXPORT_SYMBOL(migrate_device_pages);
+
+/**
+ * migrate_vma_pages() - migrate meta-data from src page to dst page
+ * @migrate: migrate struct containing all migration information
+ *
+ * This migrates struct page meta-data from source struct page to destination
+ * struct page. This effectively finishes the migration from source page to the
+ * destination page.
+ */
+void migrate_vma_pages(struct migrate_vma *migrate)
+{
+	struct migrate_tally tally = MIGRATE_TALLY(PAGES, migrate);
+
+	migrate_stage_pages(migrate->src, migrate->dst, migrate->npages, migrate,
+			    &tally);
+	migrate_tally_report(&tally);
+}
+EXPORT_SYMBOL(migrate_vma_pages);
+
+#include "tests/pages-kunit.h"

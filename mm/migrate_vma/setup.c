@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Range migration: the checks before the first stage, and the first two stages.
+ */
+#include <linux/export.h>
+#include <linux/hugetlb_inline.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+#include "internal.h"
+
+static bool setup_takes_vma(struct vm_area_struct *vma)
+{
+	return vma && !is_vm_hugetlb_page(vma) && !vma_is_dax(vma) &&
+	       !(vma->vm_flags & VM_SPECIAL);
+}
+
+static bool setup_args_are_valid(struct migrate_vma *args)
+{
+	if (!setup_takes_vma(args->vma) || !args->src || !args->dst)
+		return false;
+	if (args->start >= args->end || args->start < args->vma->vm_start ||
+	    args->end > args->vma->vm_end)
+		return false;
+	return !args->fault_page || is_device_private_page(args->fault_page);
+}
+
+/**
+ * migrate_stage_setup() - the first two stages
+ * @args: the range
+ * @collect: what is counted in the first
+ * @unmap: what is counted in the second
+ *
+ * Context: mmap_lock is held. Sleeps.
+ * Return: 0, or -EINVAL if @args do not make sense.
+ */
+int migrate_stage_setup(struct migrate_vma *args,
+			struct migrate_tally *collect,
+			struct migrate_tally *unmap)
+{
+	args->start &= PAGE_MASK;
+	args->end &= PAGE_MASK;
+	if (!setup_args_are_valid(args))
+		return -EINVAL;
+	args->npages = (args->end - args->start) >> PAGE_SHIFT;
+
+	*collect = MIGRATE_TALLY(COLLECT, args);
+	migrate_stage_collect(args, collect);
+	args->cpages = collect->units;
+
+	*unmap = MIGRATE_TALLY(UNMAP, args);
+	if (!args->cpages)
+		return 0;
+	migrate_stage_unmap(args->src, args->npages, args->fault_page, unmap);
+	args->cpages = unmap->units;
+	return 0;
+}
+
+/**
+ * migrate_vma_setup() - prepare to migrate a range of memory
+ * @args: contains the vma, start, and pfns arrays for the migration
+ *
+ * Returns: negative errno on failures, 0 when 0 or more pages were collected
+ * without an error. cpages is then the number of units (folios and holes) that
+ * can migrate, whatever their size.
+ *
+ * Prepare to migrate a range of memory virtual address range by collecting all
+ * the pages backing each virtual address in the range, saving them inside the
+ * src array.  Then lock those pages and unmap them. Once the pages are locked
+ * and unmapped, check whether each page is pinned or not.  Pages that aren't
+ * pinned have the MIGRATE_PFN_MIGRATE flag set (by this function) in the
+ * corresponding src array entry.  Then restores any pages that are pinned, by
+ * remapping and unlocking those pages.
+ *
+ * The caller should then allocate destination memory and copy source memory to
+ * it for all those entries (ie with MIGRATE_PFN_VALID and MIGRATE_PFN_MIGRATE
+ * flag set).  Once these are allocated and copied, the caller must update each
+ * corresponding entry in the dst array with the pfn value of the destination
+ * page and with MIGRATE_PFN_VALID. Destination pages must be locked via
+ * lock_page().
+ *
+ * Note that the caller does not have to migrate all the pages that are marked
+ * with MIGRATE_PFN_MIGRATE flag in src array unless this is a migration from
+ * device memory to system memory.  If the caller cannot migrate a device page
+ * back to system memory, then it must return VM_FAULT_SIGBUS, which has severe
+ * consequences for the userspace process, so it must be avoided if at all
+ * possible.
+ *
+ * For empty entries inside CPU page table (pte_none() or pmd_none() is true) we
+ * do set MIGRATE_PFN_MIGRATE flag inside the corresponding source array thus
+ * allowing the caller to allocate device memory for those unbacked virtual
+ * addresses.  For this the caller simply has to allocate device memory and
+ * properly set the destination entry like for regular migration.  Note that
+ * this can still fail, and thus inside the device driver you must check if the
+ * migration was successful for those entries after calling migrate_vma_pages(),
+ * just like for regular migration.
+ *
+ * After that, the callers must call migrate_vma_pages() to go over each entry
+ * in the src array that has the MIGRATE_PFN_VALID and MIGRATE_PFN_MIGRATE flag
+ * set. If the corresponding entry in dst array has MIGRATE_PFN_VALID flag set,
+ * then migrate_vma_pages() to migrate struct page information from the source
+ * struct page to the destination struct page.  If it fails to migrate the
+ * struct page information, then it clears the MIGRATE_PFN_MIGRATE flag in the
+ * src array.
+ *
+ * At this point all successfully migrated pages have an entry in the src
+ * array with MIGRATE_PFN_VALID and MIGRATE_PFN_MIGRATE flag set and the dst
+ * array entry with MIGRATE_PFN_VALID flag set.
+ *
+ * Once migrate_vma_pages() returns the caller may inspect which pages were
+ * successfully migrated, and which were not.  Successfully migrated pages will
+ * have the MIGRATE_PFN_MIGRATE flag set for their src array entry.
+ *
+ * It is safe to update device page table after migrate_vma_pages() because
+ * both destination and source page are still locked, and the mmap_lock is held
+ * in read mode (hence no one can unmap the range being migrated).
+ *
+ * Once the caller is done cleaning up things and updating its page table (if it
+ * chose to do so, this is not an obligation) it finally calls
+ * migrate_vma_finalize() to update the CPU page table to point to new pages
+ * for successfully migrated pages or otherwise restore the CPU page table to
+ * point to the original source pages.
+ */
+int migrate_vma_setup(struct migrate_vma *args)
+{
+	struct migrate_tally collect, unmap;
+	int ret = migrate_stage_setup(args, &collect, &unmap);
+
+	if (ret)
+		return ret;
+	migrate_tally_report(&collect);
+	migrate_tally_report(&unmap);
+	return 0;
+}
+EXPORT_SYMBOL(migrate_vma_setup);

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * KUnit tests of the unit, of the run, and of the collect stage. Included by
+ * collect.c.
+ */
+#ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
+
+#ifndef _MM_MIGRATE_VMA_TESTS_COLLECT_H
+#define _MM_MIGRATE_VMA_TESTS_COLLECT_H
+
+#include "range-kunit.h"
+
+#define FOLIO_ORDER	3
+#define FOLIO_PAGES	(1 << FOLIO_ORDER)
+
+static unsigned long test_mpfn(struct folio *folio, unsigned long flags)
+{
+	return migrate_pfn(folio_pfn(folio)) | MIGRATE_PFN_MIGRATE | flags;
+}
+
+static struct folio *test_folio(struct kunit *test, unsigned int order)
+{
+	struct folio *folio = folio_alloc(GFP_KERNEL | __GFP_ZERO, order);
+
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	return folio;
+}
+
+/* Each entry is a unit: pages, and holes; what is 0 is none. */
+static void test_units_of_pages(struct kunit *test)
+{
+	struct folio *folio = test_folio(test, 0);
+	unsigned long src[] = {
+		0, MIGRATE_PFN_MIGRATE, test_mpfn(folio, 0), 0, 0,
+		test_mpfn(folio, MIGRATE_PFN_WRITE), 0
+	};
+	static const unsigned long expected[] = { 1, 2, 5 };
+	struct migrate_unit unit;
+	unsigned int n = 0;
+
+	for_each_migrate_unit(unit, src, NULL, ARRAY_SIZE(src)) {
+		KUNIT_ASSERT_LT(test, n, ARRAY_SIZE(expected));
+		KUNIT_EXPECT_EQ(test, unit.index, expected[n]);
+		KUNIT_EXPECT_EQ(test, unit.order, 0);
+		KUNIT_EXPECT_PTR_EQ(test, unit.src, src + expected[n]);
+		KUNIT_EXPECT_PTR_EQ(test, unit.page,
+				    n ? &folio->page : NULL);
+		KUNIT_EXPECT_EQ(test, migrate_unit_is_hole(&unit), !n);
+		n++;
+	}
+	KUNIT_EXPECT_EQ(test, n, ARRAY_SIZE(expected));
+	folio_put(folio);
+}
+
+/* A large folio has one slot that counts; what comes after it is found. */
+static void test_units_of_folios(struct kunit *test)
+{
+	struct folio *folio = test_folio(test, FOLIO_ORDER);
+	unsigned long src[2 + FOLIO_PAGES] = {
+		[0] = MIGRATE_PFN_MIGRATE,
+		[1] = test_mpfn(folio, MIGRATE_PFN_COMPOUND),
+		/* Nobody may look at this. */
+		[2] = ~0UL,
+		[1 + FOLIO_PAGES] = MIGRATE_PFN_MIGRATE,
+	};
+	unsigned long index[3], order[3], n = 0;
+	struct migrate_unit unit;
+
+	for_each_migrate_unit(unit, src, NULL, ARRAY_SIZE(src)) {
+		KUNIT_ASSERT_LT(test, n, 3);
+		index[n] = unit.index;
+		order[n++] = unit.order;
+	}
+	KUNIT_ASSERT_EQ(test, n, 3);
+	KUNIT_EXPECT_EQ(test, index[0], 0);
+	KUNIT_EXPECT_EQ(test, index[1], 1);
+	KUNIT_EXPECT_EQ(test, index[2], 1 + FOLIO_PAGES);
+	KUNIT_EXPECT_EQ(test, order[0], 0);
+	KUNIT_EXPECT_EQ(test, order[1], FOLIO_ORDER);
+	KUNIT_EXPECT_EQ(test, order[2], 0);
+	folio_put(folio);
+}
+
+static void test_unit_of_large_hole(struct kunit *test)
+{
+	unsigned long *src;
+	struct migrate_unit unit;
+
+	src = kunit_kcalloc(test, HPAGE_PMD_NR + 1, sizeof(*src), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, src);
+	src[0] = MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND;
+	src[HPAGE_PMD_NR] = MIGRATE_PFN_MIGRATE;
+
+	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, NULL, 0,
+						HPAGE_PMD_NR + 1));
+	KUNIT_EXPECT_TRUE(test, migrate_unit_is_hole(&unit));
+	KUNIT_EXPECT_EQ(test, migrate_unit_pages(&unit), HPAGE_PMD_NR);
+	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, NULL, HPAGE_PMD_NR,
+						HPAGE_PMD_NR + 1));
+	KUNIT_EXPECT_EQ(test, migrate_unit_pages(&unit), 1);
+}
+
+/* A page that a driver has for a slot without a source must not be lost. */
+static void test_units_of_destinations(struct kunit *test)
+{
+	struct folio *folio = test_folio(test, 0);
+	unsigned long src[4] = {};
+	unsigned long dst[4] = { [2] = migrate_pfn(folio_pfn(folio)) };
+	struct migrate_unit unit;
+
+	KUNIT_EXPECT_FALSE(test, migrate_unit_at(&unit, src, NULL, 0, 4));
+	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, dst, 0, 4));
+	KUNIT_EXPECT_EQ(test, unit.index, 2);
+	KUNIT_EXPECT_NULL(test, unit.page);
+	KUNIT_EXPECT_FALSE(test, migrate_unit_is_hole(&unit));
+	KUNIT_EXPECT_PTR_EQ(test, unit.newpage, &folio->page);
+	KUNIT_EXPECT_FALSE(test, migrate_unit_at(&unit, src, dst, 3, 4));
+	folio_put(folio);
+}
+
+struct test_run {
+	struct folio *folio;
+	pte_t ptes[FOLIO_PAGES];
+	struct migrate_run run;
+};
+
+/* Entries that map a whole folio, all alike. */
+static struct test_run *test_run(struct kunit *test)
+{
+	struct test_run *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+	unsigned int i;
+
+	KUNIT_ASSERT_NOT_NULL(test, t);
+	t->folio = test_folio(test, FOLIO_ORDER);
+	/* Enough for folio_test_anon(), no more is looked at. */
+	t->folio->mapping = (void *)PAGE_MAPPING_ANON;
+	for (i = 0; i < FOLIO_PAGES; i++)
+		t->ptes[i] = pte_mkold(pfn_pte(folio_pfn(t->folio) + i,
+					       PAGE_READONLY));
+	t->run.pte = t->ptes[0];
+	t->run.folio = t->folio;
+	t->run.page = &t->folio->page;
+	return t;
+}
+
+static unsigned int test_run_length(struct test_run *t)
+{
+	return migrate_run_length(&t->run, t->ptes, FOLIO_PAGES);
+}
+
+static void test_run_exit(struct test_run *t)
+{
+	t->folio->mapping = NULL;
+	folio_put(t->folio);
+}
+
+/* What one entry says must not come back as what its neighbour says. */
+static void test_run_ends_where_entries_differ(struct kunit *test)
+{
+	struct test_run *t = test_run(test);
+	pte_t pte = t->ptes[3];
+
+	KUNIT_EXPECT_EQ(test, test_run_length(t), FOLIO_PAGES);
+	KUNIT_EXPECT_EQ(test, migrate_run_length(&t->run, t->ptes, 5), 5);
+
+	t->ptes[3] = pte_mkwrite_novma(pte);
+	KUNIT_EXPECT_EQ(test, test_run_length(t), 3);
+	t->ptes[3] = pte_mkyoung(pte);
+	KUNIT_EXPECT_EQ(test, test_run_length(t), 3);
+	t->ptes[3] = pte_mkdirty(pte);
+	KUNIT_EXPECT_EQ(test, test_run_length(t), 3);
+	t->ptes[3] = pte_advance_pfn(pte, 1);
+	KUNIT_EXPECT_EQ(test, test_run_length(t), 3);
+	t->ptes[3] = __pte(0);
+	KUNIT_EXPECT_EQ(test, test_run_length(t), 3);
+	if (IS_ENABLED(CONFIG_MEM_SOFT_DIRTY)) {
+		t->ptes[3] = pte_mksoft_dirty(pte);
+		KUNIT_EXPECT_EQ(test, test_run_length(t), 3);
+	}
+	if (IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP)) {
+		t->ptes[3] = pte_mkuffd_wp(pte);
+		KUNIT_EXPECT_EQ(test, test_run_length(t), 3);
+	}
+
+	t->ptes[3] = pte;
+	SetPageAnonExclusive(folio_page(t->folio, 5));
+	KUNIT_EXPECT_EQ(test, test_run_length(t), 5);
+	ClearPageAnonExclusive(folio_page(t->folio, 5));
+	KUNIT_EXPECT_EQ(test, test_run_length(t), FOLIO_PAGES);
+	test_run_exit(t);
+}
+
+/* Entries may go on after the folio has ended. */
+static void test_run_ends_with_the_folio(struct kunit *test)
+{
+	struct test_run *t = test_run(test);
+
+	t->run.page = folio_page(t->folio, 2);
+	t->run.pte = t->ptes[2];
+	KUNIT_EXPECT_EQ(test, migrate_run_length(&t->run, t->ptes + 2, 100),
+			FOLIO_PAGES - 2);
+	test_run_exit(t);
+}
+
+/* All that an entry says is in its migration entry. */
+static void test_run_keeps_bits(struct kunit *test)
+{
+	struct test_run *t = test_run(test);
+	pte_t pte = migrate_run_swp_pte(&t->run);
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	KUNIT_EXPECT_TRUE(test, is_readable_migration_entry(entry));
+	KUNIT_EXPECT_EQ(test, swp_offset_pfn(entry), folio_pfn(t->folio));
+	KUNIT_EXPECT_FALSE(test, is_migration_entry_dirty(entry));
+	KUNIT_EXPECT_FALSE(test, pte_swp_soft_dirty(pte));
+
+	t->run.exclusive = true;
+	pte = migrate_run_swp_pte(&t->run);
+	entry = pte_to_swp_entry(pte);
+	KUNIT_EXPECT_TRUE(test, is_readable_exclusive_migration_entry(entry));
+
+	t->run.write = true;
+	t->run.pte = pte_mksoft_dirty(pte_mkyoung(pte_mkdirty(t->run.pte)));
+	pte = migrate_run_swp_pte(&t->run);
+	entry = pte_to_swp_entry(pte);
+	KUNIT_EXPECT_TRUE(test, is_writable_migration_entry(entry));
+	KUNIT_EXPECT_EQ(test, !!pte_swp_soft_dirty(pte),
+			IS_ENABLED(CONFIG_MEM_SOFT_DIRTY));
+	if (migration_entry_supports_ad()) {
+		KUNIT_EXPECT_TRUE(test, is_migration_entry_young(entry));
+		KUNIT_EXPECT_TRUE(test, is_migration_entry_dirty(entry));
+	}
+	if (IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP)) {
+		t->run.pte = pte_mkuffd_wp(t->run.pte);
+		pte = migrate_run_swp_pte(&t->run);
+		KUNIT_EXPECT_TRUE(test, pte_swp_uffd_wp(pte));
+	}
+	test_run_exit(t);
+}
+
+/* What the later stages do with a unit that is not to migrate. */
+static void test_put_back(struct test_range *range)
+{
+	struct migrate_unit unit;
+
+	for_each_migrate_unit(unit, range->src, NULL, RANGE_PAGES) {
+		struct folio *folio = page_folio(unit.page);
+
+		remove_migration_ptes(folio, folio, 0);
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+}
+
+static void test_collect(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct migrate_tally tally = {};
+	unsigned int i;
+
+	migrate_stage_collect(&range->migrate, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
+	KUNIT_EXPECT_EQ(test, tally.pages[0], RANGE_PAGES);
+	for (i = 0; i < RANGE_PAGES; i++) {
+		struct page *page = migrate_pfn_to_page(range->src[i]);
+		pte_t pte = test_pte(range, i);
+
+		KUNIT_ASSERT_NOT_NULL(test, page);
+		KUNIT_EXPECT_TRUE(test, range->src[i] & MIGRATE_PFN_WRITE);
+		KUNIT_EXPECT_TRUE(test, PageLocked(page));
+		KUNIT_EXPECT_EQ(test, page_count(page), 1);
+		KUNIT_EXPECT_FALSE(test, folio_mapped(page_folio(page)));
+		KUNIT_EXPECT_TRUE(test, is_swap_pte(pte));
+		KUNIT_EXPECT_TRUE(test,
+				  is_migration_entry(pte_to_swp_entry(pte)));
+	}
+	test_put_back(range);
+	test_range_exit(test, range);
+}
+
+/* A lock that is not dropped: that page stays, the others are collected. */
+static void test_collect_gives_up(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct migrate_tally tally = {};
+	struct page *page = test_page(range, 2);
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	lock_page(page);
+	migrate_stage_collect(&range->migrate, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_LOCKED], 1);
+	KUNIT_EXPECT_EQ(test, range->src[2], 0);
+	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 2), page);
+	KUNIT_EXPECT_EQ(test, page_count(page), 1);
+	unlock_page(page);
+	test_put_back(range);
+	test_range_exit(test, range);
+}
+
+static struct kunit_case collect_test_cases[] = {
+	KUNIT_CASE(test_units_of_pages),
+	KUNIT_CASE(test_units_of_folios),
+	KUNIT_CASE(test_unit_of_large_hole),
+	KUNIT_CASE(test_units_of_destinations),
+	KUNIT_CASE(test_run_ends_where_entries_differ),
+	KUNIT_CASE(test_run_ends_with_the_folio),
+	KUNIT_CASE(test_run_keeps_bits),
+	KUNIT_CASE(test_collect),
+	KUNIT_CASE(test_collect_gives_up),
+	{}
+};
+
+static struct kunit_suite collect_test_suite = {
+	.name = "migrate_vma_collect",
+	.test_cases = collect_test_cases,
+};
+kunit_test_suite(collect_test_suite);
+
+#endif /* _MM_MIGRATE_VMA_TESTS_COLLECT_H */
+
+#endif /* CONFIG_MIGRATE_VMA_KUNIT_TEST */

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * KUnit tests of the finalize stage: trips of a range to other pages of system
+ * memory, through all stages. Included by finalize.c.
+ */
+#ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
+
+#ifndef _MM_MIGRATE_VMA_TESTS_FINALIZE_H
+#define _MM_MIGRATE_VMA_TESTS_FINALIZE_H
+
+#include <linux/highmem.h>
+#include "range-kunit.h"
+
+/* The first two stages, a new page for each source but @except, and a copy. */
+static void test_begin(struct kunit *test, struct test_range *range, int except)
+{
+	struct migrate_tally tally = {};
+	unsigned int i;
+
+	migrate_stage_collect(&range->migrate, &tally);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &tally);
+	for (i = 0; i < RANGE_PAGES; i++) {
+		struct page *page = migrate_pfn_to_page(range->src[i]);
+		struct folio *folio;
+
+		if (!page || i == except)
+			continue;
+		folio = folio_alloc(GFP_HIGHUSER_MOVABLE, 0);
+		KUNIT_ASSERT_NOT_NULL(test, folio);
+		folio_lock(folio);
+		copy_highpage(&folio->page, page);
+		range->dst[i] = migrate_pfn(folio_pfn(folio));
+	}
+}
+
+static void test_end(struct test_range *range, struct migrate_tally *pages)
+{
+	struct migrate_tally tally = {};
+
+	migrate_stage_finalize(range->src, range->dst, RANGE_PAGES,
+			       &range->migrate, &tally);
+	pages->units -= tally.units;
+}
+
+static void test_pages(struct test_range *range, struct migrate_tally *pages)
+{
+	migrate_stage_pages(range->src, range->dst, RANGE_PAGES,
+			    &range->migrate, pages);
+}
+
+static void test_trip(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct migrate_tally tally = {};
+	unsigned int i;
+
+	test_begin(test, range, -1);
+	test_pages(range, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
+	test_end(range, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, 0);
+	lru_add_drain_all();
+	for (i = 0; i < RANGE_PAGES; i++) {
+		struct page *page = test_page(range, i);
+
+		KUNIT_ASSERT_NOT_NULL(test, page);
+		KUNIT_EXPECT_PTR_EQ(test, page,
+				    migrate_pfn_to_page(range->dst[i]));
+		KUNIT_EXPECT_EQ(test, page_count(page), 1);
+		KUNIT_EXPECT_FALSE(test, PageLocked(page));
+		KUNIT_EXPECT_TRUE(test, PageLRU(page));
+		KUNIT_EXPECT_TRUE(test, PageAnonExclusive(page));
+		KUNIT_EXPECT_TRUE(test, pte_write(test_pte(range, i)));
+		KUNIT_EXPECT_TRUE(test, pte_dirty(test_pte(range, i)));
+	}
+	test_range_exit(test, range);
+}
+
+/* What has no destination is mapped as before, the others move. */
+static void test_trip_of_some(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct page *page = test_page(range, 3);
+	struct migrate_tally tally = {};
+
+	test_begin(test, range, 3);
+	test_pages(range, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
+	test_end(range, &tally);
+	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 3), page);
+	KUNIT_EXPECT_EQ(test, page_count(page), 1);
+	KUNIT_EXPECT_FALSE(test, PageLocked(page));
+	test_range_exit(test, range);
+}
+
+/* The driver goes from setup to finalize at once. */
+static void test_trip_that_is_called_off(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct page *pages[RANGE_PAGES];
+	struct migrate_tally tally = {};
+	unsigned int i;
+
+	for (i = 0; i < RANGE_PAGES; i++)
+		pages[i] = test_page(range, i);
+	migrate_stage_collect(&range->migrate, &tally);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &tally);
+	test_end(range, &tally);
+	lru_add_drain_all();
+	for (i = 0; i < RANGE_PAGES; i++) {
+		KUNIT_EXPECT_PTR_EQ(test, test_page(range, i), pages[i]);
+		KUNIT_EXPECT_EQ(test, page_count(pages[i]), 1);
+		KUNIT_EXPECT_TRUE(test, PageLRU(pages[i]));
+		KUNIT_EXPECT_FALSE(test, PageLocked(pages[i]));
+	}
+	test_range_exit(test, range);
+}
+
+/*
+ * MADV_DONTNEED between setup and finalize: the new page must not be mapped, and
+ * goes away with our reference.
+ */
+static void test_zap_before_finalize(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct migrate_tally tally = {};
+	unsigned long word = ~0UL;
+	struct page *newpage;
+
+	test_begin(test, range, -1);
+	test_pages(range, &tally);
+	newpage = migrate_pfn_to_page(range->dst[4]);
+	get_page(newpage);
+	zap_page_range_single(range->migrate.vma,
+			      range->migrate.start + 4 * PAGE_SIZE, PAGE_SIZE,
+			      NULL);
+	test_end(range, &tally);
+	KUNIT_EXPECT_TRUE(test, pte_none(test_pte(range, 4)));
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, page_count(newpage), 1);
+	KUNIT_EXPECT_FALSE(test, page_mapped(newpage));
+	put_page(newpage);
+
+	mmap_read_unlock(current->mm);
+	KUNIT_EXPECT_EQ(test, 0, get_user(word, test_word(range, 4)));
+	KUNIT_EXPECT_EQ(test, word, 0);
+	KUNIT_EXPECT_EQ(test, 0, put_user(test_tag(4), test_word(range, 4)));
+	mmap_read_lock(current->mm);
+	test_range_exit(test, range);
+}
+
+/* userfaultfd's write-protect meanwhile: it must still be there. */
+static void test_write_protect_before_finalize(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	unsigned long addr = range->migrate.start + 6 * PAGE_SIZE;
+	struct migrate_tally tally = {};
+	swp_entry_t entry;
+	spinlock_t *ptl;
+	pte_t *ptep, pte;
+
+	test_begin(test, range, -1);
+	test_pages(range, &tally);
+	ptep = pte_offset_map_lock(current->mm, mm_find_pmd(current->mm, addr),
+				   addr, &ptl);
+	KUNIT_ASSERT_NOT_NULL(test, ptep);
+	entry = pte_to_swp_entry(ptep_get(ptep));
+	/* As change_pte_range() does. */
+	entry = make_readable_exclusive_migration_entry(swp_offset(entry));
+	pte = swp_entry_to_pte(entry);
+	if (IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		pte = pte_swp_mkuffd_wp(pte);
+	set_pte_at(current->mm, addr, ptep, pte);
+	pte_unmap_unlock(ptep, ptl);
+	test_end(range, &tally);
+
+	pte = test_pte(range, 6);
+	KUNIT_EXPECT_TRUE(test, pte_present(pte));
+	KUNIT_EXPECT_FALSE(test, pte_write(pte));
+	if (IS_ENABLED(CONFIG_HAVE_ARCH_USERFAULTFD_WP))
+		KUNIT_EXPECT_TRUE(test, pte_uffd_wp(pte));
+	KUNIT_EXPECT_TRUE(test, PageAnonExclusive(pte_page(pte)));
+	KUNIT_EXPECT_TRUE(test, pte_write(test_pte(range, 5)));
+	test_range_exit(test, range);
+}
+
+/* A hole is filled by what the driver gives. */
+static void test_trip_fills_hole(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct migrate_tally tally = {};
+	struct folio *folio;
+
+	zap_page_range_single(range->migrate.vma,
+			      range->migrate.start + PAGE_SIZE, PAGE_SIZE, NULL);
+	test_begin(test, range, -1);
+	KUNIT_EXPECT_EQ(test, range->src[1], MIGRATE_PFN_MIGRATE);
+	folio = folio_alloc(GFP_HIGHUSER_MOVABLE | __GFP_ZERO, 0);
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	folio_lock(folio);
+	range->dst[1] = migrate_pfn(folio_pfn(folio));
+	test_pages(range, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
+	KUNIT_EXPECT_EQ(test, tally.holes, 1);
+	test_end(range, &tally);
+	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 1), &folio->page);
+	mmap_read_unlock(current->mm);
+	KUNIT_EXPECT_EQ(test, 0, put_user(test_tag(1), test_word(range, 1)));
+	mmap_read_lock(current->mm);
+	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 1), &folio->page);
+	test_range_exit(test, range);
+}
+
+static struct kunit_case finalize_test_cases[] = {
+	KUNIT_CASE(test_trip),
+	KUNIT_CASE(test_trip_of_some),
+	KUNIT_CASE(test_trip_that_is_called_off),
+	KUNIT_CASE(test_zap_before_finalize),
+	KUNIT_CASE(test_write_protect_before_finalize),
+	KUNIT_CASE(test_trip_fills_hole),
+	{}
+};
+
+static struct kunit_suite finalize_test_suite = {
+	.name = "migrate_vma_finalize",
+	.test_cases = finalize_test_cases,
+};
+kunit_test_suite(finalize_test_suite);
+
+#endif /* _MM_MIGRATE_VMA_TESTS_FINALIZE_H */
+
+#endif /* CONFIG_MIGRATE_VMA_KUNIT_TEST */

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Range migration, the second stage: off the LRU, and no mapping left.
+ *
+ * Collect has the folios locked and their entries in this range replaced. Here
+ * they leave the LRU, so that reclaim and compaction do not take references to
+ * them, the rmap finds the mappings that other address spaces have, and what
+ * somebody else has a reference to goes back.
+ */
+#include <linux/memcontrol.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include "../internal.h"
+#include "internal.h"
+
+/* How many slots are looked at under the LRU lock, with interrupts off. */
+#define MIGRATE_ISOLATE_BATCH	SWAP_CLUSTER_MAX
+
+/* References of @folio that a migration has to expect. */
+static int unmap_expected_refs(struct folio *folio, struct page *fault_page)
+{
+	bool fault = fault_page && page_folio(fault_page) == folio;
+
+	return folio_expected_ref_count(folio) + 1 + fault;
+}
+
+/**
+ * struct unmap_lru - folios that leave the LRU under one lock
+ * @lruvec: whose lock is held, if any
+ * @flags: the interrupt state before
+ * @sizes: what @lruvec has become smaller by
+ */
+struct unmap_lru {
+	struct lruvec *lruvec;
+	unsigned long flags;
+	struct lru_size_batch sizes;
+};
+
+static void unmap_lru_unlock(struct unmap_lru *lru)
+{
+	if (lru->lruvec) {
+		lru_size_batch_flush(lru->lruvec, &lru->sizes);
+		unlock_page_lruvec_irqrestore(lru->lruvec, lru->flags);
+	}
+	lru->lruvec = NULL;
+}
+
+/* PG_lru is clear, so @folio cannot change its memcg. */
+static void unmap_lru_lock(struct unmap_lru *lru, struct folio *folio)
+{
+	if (lru->lruvec && !folio_matches_lruvec(folio, lru->lruvec))
+		unmap_lru_unlock(lru);
+	if (!lru->lruvec)
+		lru->lruvec = folio_lruvec_lock_irqsave(folio, &lru->flags);
+}
+
+/*
+ * Like folio_isolate_lru(), but the lock stays for the next folio. The reference
+ * that collect took over is the only one that we need.
+ */
+static bool unmap_isolate(struct unmap_lru *lru, struct folio *folio)
+{
+	if (!folio_test_clear_lru(folio))
+		return false;
+
+	unmap_lru_lock(lru, folio);
+	lruvec_del_folio_batch(lru->lruvec, folio, &lru->sizes);
+	return true;
+}
+
+/*
+ * The device writes to its memory and no page table notes it. So what has been
+ * there is dirty; and it is not free any more, should MADV_FREE have called it
+ * so: reclaim throws away what is neither dirty nor swap-backed.
+ */
+static void unmap_note_device_writes(struct folio *folio)
+{
+	if (!folio_test_swapbacked(folio))
+		folio_set_swapbacked(folio);
+	if (!folio_test_dirty(folio))
+		folio_set_dirty(folio);
+}
+
+/*
+ * Take a unit off the LRU. Returns true if it is nobody else's after that, so
+ * that the stage is done with it. Otherwise it is marked: by MIGRATE_PFN_RMAP, or
+ * by having no MIGRATE_PFN_MIGRATE if it could not be isolated.
+ */
+static bool unmap_isolate_unit(struct unmap_lru *lru, struct migrate_unit *unit)
+{
+	struct folio *folio = page_folio(unit->page);
+
+	/* Device memory is on no LRU. */
+	if (folio_is_zone_device(folio)) {
+		unmap_note_device_writes(folio);
+	} else if (!unmap_isolate(lru, folio)) {
+		*unit->src &= ~MIGRATE_PFN_MIGRATE;
+		return false;
+	}
+	/* If our reference is the only one, there is no mapping either. */
+	if (likely(folio_ref_count(folio) == 1 &&
+		   !(*unit->src & MIGRATE_PFN_RMAP)))
+		return true;
+	*unit->src |= MIGRATE_PFN_RMAP;
+	return false;
+}
+
+/*
+ * All units are isolated before any is unmapped, a few at a time, as interrupts
+ * are off. Returns whether there are units that the stage is not done with.
+ */
+static bool unmap_isolate_units(unsigned long *src, unsigned long npages,
+				struct migrate_tally *tally)
+{
+	unsigned long index = 0, end;
+	struct unmap_lru lru = {};
+	struct migrate_unit unit;
+	bool rest = false;
+
+	lru_add_drain();
+	while (index < npages) {
+		end = min(index + MIGRATE_ISOLATE_BATCH, npages);
+		while (migrate_unit_at(&unit, src, NULL, index, end)) {
+			if (!unit.page)
+				migrate_passed_hole(tally, unit.order);
+			else if (unmap_isolate_unit(&lru, &unit))
+				migrate_passed(tally, unit.order);
+			else
+				rest = true;
+			index = unit.index + migrate_unit_pages(&unit);
+		}
+		index = max(index, end);
+		unmap_lru_unlock(&lru);
+		cond_resched();
+	}
+	return rest;
+}
+
+/**
+ * migrate_unit_restore() - a unit that is not to migrate stays where it was
+ * @unit: the unit; has a folio, which is locked
+ * @isolated: it was on the LRU and is not any more
+ *
+ * Puts its entries back, unlocks it, drops the reference and clears the slot.
+ */
+void migrate_unit_restore(struct migrate_unit *unit, bool isolated)
+{
+	struct folio *folio = page_folio(unit->page);
+
+	remove_migration_ptes(folio, folio, 0);
+	migrate_unit_put_anon_vma(unit);
+	folio_unlock(folio);
+	if (isolated)
+		folio_putback_lru(folio);
+	else
+		folio_put(folio);
+	*unit->src = 0;
+}
+
+/* Does somebody that we do not know have a reference to @folio? */
+static bool unmap_is_pinned(struct folio *folio, struct page *fault_page)
+{
+	int expected = unmap_expected_refs(folio, fault_page);
+
+	/*
+	 * A CPU fault takes a reference to device-private memory before it finds
+	 * that the folio is locked, and drops it then. Let one of them pass: if
+	 * it is still there in the pages stage, that one says no.
+	 */
+	if (folio_is_zone_device(folio))
+		expected++;
+	return folio_ref_count(folio) > expected;
+}
+
+/**
+ * struct unmap_rest - the units that isolation is not done with
+ * @fault_page: see struct migrate_vma
+ * @drained: the per-CPU batches have been drained, once is enough
+ */
+struct unmap_rest {
+	struct page *fault_page;
+	bool drained;
+};
+
+/*
+ * What stands in our way may be the reference of a per-CPU batch. PG_lru does not
+ * tell: a folio that is about to be activated is in such a batch and on the LRU.
+ * Returns true if it is worth another look.
+ */
+static bool unmap_drain(struct unmap_rest *rest)
+{
+	if (rest->drained)
+		return false;
+	lru_add_drain_all();
+	rest->drained = true;
+	return true;
+}
+
+/* Isolate what could not be isolated with the others. */
+static bool unmap_isolate_late(struct unmap_rest *rest, struct folio *folio)
+{
+	if (!unmap_drain(rest) && !folio_test_lru(folio))
+		return false;
+	if (!folio_isolate_lru(folio))
+		return false;
+	/* We have collect's reference. */
+	folio_put(folio);
+	return true;
+}
+
+static bool unmap_stays_pinned(struct unmap_rest *rest, struct folio *folio)
+{
+	if (!unmap_is_pinned(folio, rest->fault_page))
+		return false;
+	/* Neither is in a batch. */
+	if (folio_is_zone_device(folio) || folio_maybe_dma_pinned(folio))
+		return true;
+	return !unmap_drain(rest) || unmap_is_pinned(folio, rest->fault_page);
+}
+
+/* Remove what maps a unit still, and see that nobody else refers to it. */
+static enum migrate_left unmap_unit(struct unmap_rest *rest,
+				    struct migrate_unit *unit)
+{
+	struct folio *folio = page_folio(unit->page);
+
+	if (!(*unit->src & MIGRATE_PFN_MIGRATE)) {
+		if (!unmap_isolate_late(rest, folio))
+			return MIGRATE_LEFT_LRU;
+		*unit->src |= MIGRATE_PFN_MIGRATE | MIGRATE_PFN_RMAP;
+	}
+	if (folio_mapped(folio)) {
+		try_to_migrate(folio, 0);
+		if (folio_mapped(folio))
+			return MIGRATE_LEFT_MAPPED;
+	} else if (!(*unit->src & MIGRATE_PFN_ANON_VMA)) {
+		/* The reference was no mapping's: collect has met them all. */
+		*unit->src &= ~MIGRATE_PFN_RMAP;
+	}
+	return unmap_stays_pinned(rest, folio) ? MIGRATE_LEFT_PINNED :
+						 NR_MIGRATE_LEFT;
+}
+
+static bool unmap_is_done(struct migrate_unit *unit)
+{
+	return !unit->page ||
+	       (*unit->src & (MIGRATE_PFN_MIGRATE | MIGRATE_PFN_RMAP)) ==
+	       MIGRATE_PFN_MIGRATE;
+}
+
+static void unmap_units(unsigned long *src, unsigned long npages,
+			struct page *fault_page, struct migrate_tally *tally)
+{
+	struct unmap_rest rest = { .fault_page = fault_page };
+	struct migrate_unit unit;
+
+	for_each_migrate_unit(unit, src, NULL, npages) {
+		enum migrate_left reason;
+
+		if (unmap_is_done(&unit))
+			continue;
+		reason = unmap_unit(&rest, &unit);
+		if (reason == NR_MIGRATE_LEFT) {
+			migrate_passed(tally, unit.order);
+			continue;
+		}
+		migrate_left(tally, reason, migrate_unit_pages(&unit));
+		migrate_unit_restore(&unit, reason != MIGRATE_LEFT_LRU &&
+				     !is_zone_device_page(unit.page));
+		cond_resched();
+	}
+}
+
+/**
+ * migrate_stage_unmap() - the second stage: off the LRU, and no mapping left
+ * @src: what collect made
+ * @npages: how many slots it has
+ * @fault_page: see struct migrate_vma
+ * @tally: what is counted
+ *
+ * Units that cannot go on are restored and counted.
+ *
+ * Context: the folios are locked. Sleeps.
+ */
+void migrate_stage_unmap(unsigned long *src, unsigned long npages,
+			 struct page *fault_page, struct migrate_tally *tally)
+{
+	if (unmap_isolate_units(src, npages, tally))
+		unmap_units(src, npages, fault_page, tally);
+}
+
+#include "tests/unmap-kunit.h"

@@ -1,0 +1,50 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Compiles the drivers that use the migration API, unmodified, against the kernel
+# with the series: nouveau and amdkfd for x86, the ultravisor code for powerpc.
+# The objects alone: nothing here can run them.
+
+. "$(dirname "$0")/lib.sh"
+NAME=drivers
+
+need tree kernel powerpc
+"$SCRIPTS/tree.sh" --quiet
+
+cross=(ARCH=powerpc CROSS_COMPILE=powerpc64le-linux-gnu- 'CC=ccache powerpc64le-linux-gnu-gcc')
+
+# compile O CONFIG-FRAGMENT MAKE-ARGUMENTS... -- OBJECT...: in this configuration.
+compile()
+{
+	local o=$1 defconfig=$2 fragment=$3 args=() object
+	shift 3
+	while [ "$1" != -- ]; do args+=("$1"); shift; done
+	shift
+	mkdir -p "$TREE/$o"
+	kmake "$TREE" "$o" "${args[@]}" "$defconfig"
+	(cd "$TREE" && scripts/kconfig/merge_config.sh -m -O "$o" "$o/.config" "$SCRIPTS/config/$fragment")
+	kmake "$TREE" "$o" "${args[@]}" olddefconfig
+	while IFS= read -r option; do
+		grep -qx "$option" "$TREE/$o/.config" ||
+			die "$option is requested by scripts/config/$fragment, but this kernel cannot have it."
+	done <"$SCRIPTS/config/$fragment"
+	for object; do rm -f "$TREE/$o/$object"; done
+	kmake "$TREE" "$o" "${args[@]}" "$@"
+}
+
+x86()
+{
+	compile .drivers tinyconfig drivers-x86.config -- \
+		drivers/gpu/drm/nouveau/nouveau_dmem.o drivers/gpu/drm/amd/amdkfd/kfd_migrate.o lib/test_hmm.o
+}
+
+powerpc()
+{
+	compile .powerpc pseries_le_defconfig drivers-powerpc.config "${cross[@]}" -- \
+		arch/powerpc/kvm/book3s_hv_uvmem.o
+}
+
+step 'compiling nouveau and amdkfd' drivers-x86.log 1500 x86 ||
+	die "the drivers do not compile: see $(rel "$LOGS/drivers-x86.log")."
+step 'compiling the ultravisor code' drivers-powerpc.log 1500 powerpc ||
+	die "book3s_hv_uvmem.c does not compile: see $(rel "$LOGS/drivers-powerpc.log")."
+say 'the drivers compile unmodified'

@@ -1,0 +1,52 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# hmm-tests.sh CONFIG: runs the kernel's own test of HMM, hmm-tests, with
+# coherent memory, on the kernel with the series: drivers and programs that know
+# nothing of the series must go on working.
+
+. "$(dirname "$0")/lib.sh"
+NAME=hmm-tests
+
+config=${1:-bench}
+tests=58
+log=$LOGS/hmm-tests-$config
+out=$log/output.log
+dir=$BUILD/hmm-tests
+mkdir -p "$log" "$dir/include"
+rm -f "$out"
+
+need kernel vm
+"$SCRIPTS/kernel.sh" "$config"
+
+# Only the limit of time is changed, on a copy of the header: 30 s are not enough
+# for two of the tests on the debug kernel in a VM without KVM, with or without
+# the series. hmm-tests.c includes it by a relative path.
+mkdir -p "$dir/selftests/mm"
+for f in kselftest_harness.h kselftest.h; do
+	install -C -m 644 "$TREE/tools/testing/selftests/$f" "$dir/selftests/$f"
+done
+sed -i 's/^#define TEST_TIMEOUT_DEFAULT .*/#define TEST_TIMEOUT_DEFAULT 600/' "$dir/selftests/kselftest_harness.h"
+grep -q '^#define TEST_TIMEOUT_DEFAULT 600$' "$dir/selftests/kselftest_harness.h" ||
+	die "kselftest_harness.h has no TEST_TIMEOUT_DEFAULT to change any more: look how it limits a test's time now."
+install -C -m 644 "$TREE/tools/testing/selftests/mm/hmm-tests.c" "$dir/selftests/mm/hmm-tests.c"
+gcc -O2 -static -pthread -I"$TREE/.$config/usr/include" -I"$dir/selftests" -I"$TREE/tools/testing/selftests" -I"$TREE" \
+	-o "$dir/hmm-tests" "$dir/selftests/mm/hmm-tests.c" >"$LOGS/hmm-tests-build.log" 2>&1 ||
+	die "hmm-tests.c does not build: see $(rel "$LOGS/hmm-tests-build.log")."
+
+cat >"$log/run" <<'E2'
+insmod /test_hmm.ko spm_addr_dev0=0x40000000 spm_addr_dev1=0x60000000 || exit 100
+cd /
+hmm-tests
+E2
+
+vm=0
+step "hmm-tests on the $config kernel" "hmm-tests-$config.log" 150 "$SCRIPTS/vm.sh" \
+	--kernel "$TREE/.$config/arch/x86/boot/bzImage" --run "$log/run" --log "$log" \
+	--file "$TREE/.$config/lib/test_hmm.ko:/test_hmm.ko" --file "$dir/hmm-tests:/bin/hmm-tests" \
+	--timeout 1500 --append kmemleak=off || vm=$?
+passed=$(tr -d '\r' <"$out" | grep -c '^ok .*' || true)
+skipped=$(tr -d '\r' <"$out" | grep -c '^ok .*# *SKIP' || true)
+passed=$((passed - skipped))
+[ $vm -eq 0 ] && [ "$passed" -eq $tests ] ||
+	die "$passed of $tests tests of hmm-tests pass on the $config kernel: see $(rel "$out") and $(rel "$log/console.log")."
+say "hmm-tests on the $config kernel: $passed passed"
