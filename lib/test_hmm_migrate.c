@@ -681,11 +681,12 @@ static int client_copy(struct client *client, unsigned long addr, void *buffer,
 		memcpy(contents + offset_in_page(addr), buffer, length);
 		/*
 		 * The CPU's entry may be clean although it is writable, after
-		 * MADV_FREE for example, and a device entry has no dirty bit at
-		 * all. The page is mapped as long as we hold the lock, so its
-		 * mapping does not go away.
+		 * MADV_FREE for example. The page is mapped as long as we hold
+		 * the lock, so its mapping does not go away. What comes back
+		 * from a device is dirty anyway.
 		 */
-		set_page_dirty(page);
+		if (!is_zone_device_page(page))
+			set_page_dirty(page);
 	} else {
 		memcpy(buffer, contents + offset_in_page(addr), length);
 	}

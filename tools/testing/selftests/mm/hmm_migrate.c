@@ -2240,8 +2240,9 @@ TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
 }
 
 /* Bits of /proc/self/pagemap. */
-#define PM_SOFT_DIRTY	(1ULL << 55)
-#define PM_UFFD_WP	(1ULL << 57)
+#define PM_PFN		0x007fffffffffffffULL
+#define PM_SOFT_DIRTY	0x0080000000000000ULL
+#define PM_UFFD_WP	0x0200000000000000ULL
 
 static uint64_t pagemap_of(const void *addr)
 {
@@ -2335,7 +2336,7 @@ TEST_F_TIMEOUT(device, userfaultfd_write_protect_survives, TIMEOUT)
 		SKIP(return, "no userfaultfd");
 	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
 	ASSERT_EQ(0, madvise(zero, page_size, MADV_DONTNEED));
-	ASSERT_EQ(0, *(volatile unsigned char *)zero);
+	ASSERT_EQ(0, nonzero(zero, page_size));
 	for (i = 0; i < PAGES; i += 4)
 		ASSERT_TRUE(write_protect(fd, self->memory + i * page_size,
 					  page_size, true));
@@ -2365,7 +2366,8 @@ TEST_F_TIMEOUT(device, userfaultfd_write_protect_survives, TIMEOUT)
 TEST_F_TIMEOUT(device, exclusive_survives, TIMEOUT)
 {
 	struct iovec iov = { .iov_base = self->memory, .iov_len = page_size };
-	uint64_t before, after, pfn_mask = (1ULL << 55) - 1;
+	atomic_ulong *word = (atomic_ulong *)self->memory;
+	uint64_t before, after;
 	int fds[2];
 
 	ASSERT_EQ(0, pipe(fds));
@@ -2376,36 +2378,156 @@ TEST_F_TIMEOUT(device, exclusive_survives, TIMEOUT)
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	ASSERT_EQ(page_size, vmsplice(fds[1], &iov, 1, 0));
 	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
-	before = pagemap_of(self->memory) & pfn_mask;
+	before = pagemap_of(self->memory) & PM_PFN;
 	ASSERT_NE(0, before);
-	*(volatile uint64_t *)self->memory = pattern(1, 0);
-	after = pagemap_of(self->memory) & pfn_mask;
+	*word = pattern(1, 0);
+	after = pagemap_of(self->memory) & PM_PFN;
 	EXPECT_EQ(before, after);
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 	close(fds[0]);
 	close(fds[1]);
 }
 
-/*
- * Memory that MADV_FREE has called free, and that the device then writes, is not
- * free any more: reclaim may not throw it away after it came back.
- */
-TEST_F_TIMEOUT(device, written_by_the_device_is_not_free, TIMEOUT)
+/* A number that /proc/self/smaps tells of the mapping that starts at @addr. */
+static long smaps_kib(const void *addr, const char *name)
 {
-	unsigned char *buffer = malloc(self->size);
+	FILE *file = fopen("/proc/self/smaps", "r");
+	unsigned long start, end;
+	bool found = false;
+	char line[512];
+	long kib = -1;
 
-	ASSERT_NE(NULL, buffer);
+	if (!file)
+		return -1;
+	while (kib < 0 && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			found = start == (uintptr_t)addr;
+		else if (found && !strncmp(line, name, strlen(name)))
+			kib = strtol(line + strlen(name) + 1, NULL, 10);
+	}
+	fclose(file);
+	return kib;
+}
+
+static int clear_referenced(void)
+{
+	int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+	int ret = fd < 0 || write(fd, "1", 1) != 1;
+
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+/* A migration that comes to nothing. */
+static int migrate_in_vain(int fd, void *memory, unsigned long npages)
+{
+	struct test_hmm_migrate_hold hold = {
+		.size = sizeof(hold),
+		.flags = TEST_HMM_MIGRATE_HOLD_MIGRATION,
+		.addr = (uintptr_t)memory,
+		.length = npages * page_size,
+	};
+	int ret = device_ioctl(fd, TEST_HMM_MIGRATE_HOLD, &hold);
+
+	return ret ?: hold.pages != npages;
+}
+
+/*
+ * Young and dirty survive where the entry can carry them: a page that is put back
+ * is as it was. What is written after MADV_FREE is dirty by its entry alone, and
+ * if that is forgotten, reclaim throws it away.
+ */
+TEST_F_TIMEOUT(device, young_and_dirty_survive, TIMEOUT)
+{
+	unsigned char *memory = map_pages(PAGES + 2);
+	unsigned long i;
+
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	/* A mapping of its own, with nothing to merge with on either side. */
+	ASSERT_EQ(0, munmap(memory, page_size));
+	ASSERT_EQ(0, munmap(memory + (PAGES + 1) * page_size, page_size));
+	memory += page_size;
 	if (!have_swap())
 		SKIP(return, "no swap space");
-	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_FREE));
-	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
-	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	fill(buffer, self->size, 4);
-	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
-	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
-	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
-	EXPECT_EQ(0, wrong(self->memory, self->size, 4));
-	free(buffer);
+
+	fill(memory, PAGES * page_size, 5);
+	ASSERT_EQ(0, clear_referenced());
+	ASSERT_EQ(0, smaps_kib(memory, "Referenced:"));
+	/* That did not flush the TLB, and without a walk nothing becomes young. */
+	ASSERT_EQ(0, mprotect(memory, PAGES * page_size, PROT_NONE));
+	ASSERT_EQ(0, mprotect(memory, PAGES * page_size, PROT_READ | PROT_WRITE));
+	for (i = 0; i < PAGES; i += 2)
+		EXPECT_EQ(0, wrong_part(memory, i * page_size, i * page_size + 8, 5));
+	EXPECT_EQ(PAGES / 2 * page_size / 1024, smaps_kib(memory, "Referenced:"));
+	ASSERT_EQ(0, migrate_in_vain(self->fd, memory, PAGES));
+	EXPECT_EQ(PAGES / 2 * page_size / 1024, smaps_kib(memory, "Referenced:"));
+
+	ASSERT_EQ(0, madvise(memory, PAGES * page_size, MADV_FREE));
+	fill(memory, PAGES * page_size, 6);
+	ASSERT_EQ(0, migrate_in_vain(self->fd, memory, PAGES));
+	ASSERT_EQ(0, madvise(memory, PAGES * page_size, MADV_PAGEOUT));
+	EXPECT_EQ(0, wrong(memory, PAGES * page_size, 6));
+	munmap(memory, PAGES * page_size);
+}
+
+static void *count_by_cpu(void *data)
+{
+	struct worker *worker = data;
+	uint64_t value = 0;
+	unsigned long i;
+
+	while (!*worker->stop) {
+		value++;
+		for (i = 0; i < worker->npages; i++) {
+			uint64_t *word = (uint64_t *)(worker->memory + i * page_size);
+
+			worker->errors += *word != value - 1;
+			*word = value;
+		}
+	}
+	worker->moved = value;
+	return NULL;
+}
+
+/*
+ * A CPU writes while the pages migrate. If its TLB still had an entry for a page
+ * that is copied, what it writes there would be lost.
+ */
+TEST_F_TIMEOUT(device, cpu_writes_while_migrating, TIMEOUT)
+{
+	atomic_bool stop = false;
+	struct worker mover = {
+		.fd = self->fd,
+		.memory = self->memory,
+		.npages = PAGES,
+		.rounds = trips() / 5 + 10,
+	};
+	struct worker writer = {
+		.memory = self->memory,
+		.npages = PAGES,
+		.stop = &stop,
+	};
+	unsigned long i;
+
+	for (i = 0; i < PAGES; i++)
+		*(uint64_t *)(self->memory + i * page_size) = 0;
+	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
+	ASSERT_EQ(0, pthread_create(&writer.thread, NULL, count_by_cpu, &writer));
+	pthread_join(mover.thread, NULL);
+	stop = true;
+	pthread_join(writer.thread, NULL);
+	EXPECT_EQ(0, mover.errors);
+	EXPECT_EQ(0, writer.errors);
+	EXPECT_LT(0, mover.moved);
+	EXPECT_LT(0, writer.moved);
+	for (i = 0; i < PAGES; i++) {
+		uint64_t *word = (uint64_t *)(self->memory + i * page_size);
+
+		EXPECT_EQ(writer.moved, *word);
+		*word = pattern(1, i * page_size);
+	}
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
 /* Another process that has the pages forks and exits, all the time. */
