@@ -126,6 +126,7 @@ struct injection {
  * @to_device: pages by what became of them
  * @to_system: the same for the way back
  * @time: nanoseconds by part
+ * @held: pages that TEST_HMM_MIGRATE_HOLD holds at this moment
  * @cpu_faults: CPU faults on private memory
  * @device_faults: faults of the device
  * @allocated: allocations by order

@@ -427,7 +427,7 @@ static enum migrate_left collect_look_up_page(struct migrate_collect *collect,
 	else
 		selected = !is_device_coherent_page(run->page) ||
 			   collect_wants_pgmap(migrate, run->page,
-					MIGRATE_VMA_SELECT_DEVICE_COHERENT);
+					       MIGRATE_VMA_SELECT_DEVICE_COHERENT);
 	run->write = pte_write(run->pte);
 	return selected ? NR_MIGRATE_LEFT : MIGRATE_LEFT_UNSELECTED;
 }
@@ -550,7 +550,7 @@ static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
 {
 	struct vm_area_struct *vma = collect->migrate->vma;
 	struct collect_flush flush = {};
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep;
 
 	ptep = pte_offset_map_lock(vma->vm_mm, pmdp, start, &ptl);
@@ -577,7 +577,7 @@ static bool collect_split_pmd(struct migrate_collect *collect, pmd_t *pmdp,
 {
 	struct vm_area_struct *vma = collect->migrate->vma;
 	struct folio *folio;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	int ret;
 
 	ptl = pmd_lock(vma->vm_mm, pmdp);

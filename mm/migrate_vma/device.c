@@ -77,7 +77,7 @@ static bool device_is_locked(unsigned long src)
 
 /* Try those again that were locked. Returns how many still are. */
 static unsigned long device_lock_pfns(unsigned long *src_pfns,
-				       unsigned long npages)
+				      unsigned long npages)
 {
 	unsigned long i, nr_again = 0;
 
@@ -134,9 +134,8 @@ void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
 
 static void device_setup(unsigned long *src_pfns, unsigned long npages)
 {
-	struct migrate_tally collect = MIGRATE_TALLY_PFNS(COLLECT, src_pfns,
-							  npages);
-	struct migrate_tally unmap = MIGRATE_TALLY_PFNS(UNMAP, src_pfns, npages);
+	struct migrate_tally collect = migrate_tally_pfns(MIGRATE_STAGE_COLLECT, src_pfns, npages);
+	struct migrate_tally unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, src_pfns, npages);
 
 	migrate_stage_device(src_pfns, npages, &collect, &unmap);
 	migrate_tally_report(&collect);
@@ -161,6 +160,8 @@ static void device_setup(unsigned long *src_pfns, unsigned long npages)
  * migrating pages that aren't free before unmapping them. Drivers may then
  * allocate destination pages and start copying data from the device to CPU
  * memory before calling migrate_device_pages().
+ *
+ * Return: 0
  */
 int migrate_device_range(unsigned long *src_pfns, unsigned long start,
 			 unsigned long npages)
@@ -216,7 +217,7 @@ int migrate_device_coherent_folio(struct folio *folio)
 		folio_put(folio);
 		return 0;
 	}
-	unmap = MIGRATE_TALLY_PFNS(UNMAP, &src, 1);
+	unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, &src, 1);
 	migrate_stage_unmap(&src, 1, NULL, &unmap);
 	migrate_tally_report(&unmap);
 	if (!src)

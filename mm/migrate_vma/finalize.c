@@ -127,7 +127,7 @@ static void finalize_map(struct finalize *finalize, struct folio *folio,
 
 	if (folio_test_anon(folio))
 		folio_add_anon_rmap_ptes_batch(folio, page, 1, vma, addr,
-				migration_pte_rmap_flags(folio, old_pte),
+					       migration_pte_rmap_flags(folio, old_pte),
 				&finalize->rmap);
 	else
 		folio_add_file_rmap_pte(folio, page, vma);
@@ -199,7 +199,7 @@ static unsigned long finalize_place_units(struct finalize *finalize,
 					  unsigned long end, pte_t *ptep)
 {
 	unsigned long next = first;
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
 	while (!finalize_is_full(finalize)) {
 		if (!migrate_unit_at(&unit, finalize->src, finalize->dst, next,
@@ -212,7 +212,7 @@ static unsigned long finalize_place_units(struct finalize *finalize,
 		    !finalize_place(finalize, &unit, ptep + (next - first)))
 			break;
 		finalize->nr++;
-		next += migrate_unit_pages(&unit);
+		next = unit.next;
 	}
 	/* The mappings keep the folios here until the lock is dropped. */
 	folio_batch_add_lru(&finalize->lru);
@@ -229,7 +229,7 @@ static unsigned long finalize_table(struct finalize *finalize,
 	unsigned long addr = migrate->start + first * PAGE_SIZE;
 	unsigned long next, end = pmd_addr_end(addr, migrate->end);
 	pmd_t *pmd = mm_find_pmd(mm, addr);
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep;
 
 	mmap_assert_locked(mm);
@@ -276,7 +276,7 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 static unsigned long finalize_some(struct finalize *finalize,
 				   unsigned long index)
 {
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 	unsigned long next;
 
 	if (!migrate_unit_at(&unit, finalize->src, finalize->dst, index,
@@ -288,7 +288,7 @@ static unsigned long finalize_some(struct finalize *finalize,
 			return next;
 	}
 	finalize_unit(finalize, &unit);
-	return unit.index + migrate_unit_pages(&unit);
+	return unit.next;
 }
 
 /**
@@ -340,8 +340,7 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 void migrate_device_finalize(unsigned long *src_pfns, unsigned long *dst_pfns,
 			     unsigned long npages)
 {
-	struct migrate_tally tally = MIGRATE_TALLY_PFNS(FINALIZE, src_pfns,
-							npages);
+	struct migrate_tally tally = migrate_tally_pfns(MIGRATE_STAGE_FINALIZE, src_pfns, npages);
 
 	migrate_stage_finalize(src_pfns, dst_pfns, npages, NULL, &tally);
 	migrate_tally_report(&tally);
@@ -364,7 +363,7 @@ EXPORT_SYMBOL(migrate_device_finalize);
  */
 void migrate_vma_finalize(struct migrate_vma *migrate)
 {
-	struct migrate_tally tally = MIGRATE_TALLY(FINALIZE, migrate);
+	struct migrate_tally tally = migrate_tally_init(MIGRATE_STAGE_FINALIZE, migrate);
 
 	migrate_stage_finalize(migrate->src, migrate->dst, migrate->npages,
 			       migrate, &tally);

@@ -39,10 +39,10 @@
  * MIGRATE_PFN_ANON_VMA	folio->private is a reference to the folio's anon_vma,
  *			see device.c; the folio is a device's
  */
-#define MIGRATE_PFN_RMAP	(1UL << 2)
-#define MIGRATE_PFN_ANON_VMA	(1UL << 5)
+#define MIGRATE_PFN_RMAP	BIT(2)
+#define MIGRATE_PFN_ANON_VMA	BIT(5)
 
-static_assert(MIGRATE_PFN_ANON_VMA < (1UL << MIGRATE_PFN_SHIFT));
+static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
 
 /*
  * Only inside collect: the folio lock was taken, look at this address again. It
@@ -50,7 +50,7 @@ static_assert(MIGRATE_PFN_ANON_VMA < (1UL << MIGRATE_PFN_SHIFT));
  * keep the folio from going away would also make the migration fail that holds
  * the lock. Bit 0, MIGRATE_PFN_VALID, is clear.
  */
-#define MIGRATE_SRC_AGAIN	(1UL << MIGRATE_PFN_SHIFT)
+#define MIGRATE_SRC_AGAIN	BIT(MIGRATE_PFN_SHIFT)
 
 /* A large hole is as large as a PMD maps: collect marks no other size. */
 #define MIGRATE_HOLE_ORDER \
@@ -63,6 +63,7 @@ static_assert(MIGRATE_PFN_ANON_VMA < (1UL << MIGRATE_PFN_SHIFT));
  * @page: the page that its slot in src[] stands for; NULL for a hole
  * @newpage: the page in its slot in dst[]; NULL if there is none (yet)
  * @src: its slot in src[]
+ * @next: the slot behind it
  *
  * All slots of a unit but the first are 0. A stage looks at units and never at
  * pages, so what it costs does not depend on the size of the folios.
@@ -73,11 +74,12 @@ struct migrate_unit {
 	struct page *page;
 	struct page *newpage;
 	unsigned long *src;
+	unsigned long next;
 };
 
 static inline unsigned long migrate_unit_pages(const struct migrate_unit *unit)
 {
-	return 1UL << unit->order;
+	return BIT(unit->order);
 }
 
 /**
@@ -111,25 +113,27 @@ migrate_unit_at(struct migrate_unit *unit, unsigned long *src,
 		unit->order = unit->page ?
 			      folio_order(page_folio(unit->page)) :
 			      MIGRATE_HOLE_ORDER;
+	unit->next = index + migrate_unit_pages(unit);
 	return true;
 }
 
 /**
- * for_each_migrate_unit - walk the units of an array
- * @unit: a struct migrate_unit, which describes the unit in the loop's body
+ * migrate_unit_next() - find the next unit
+ * @unit: the unit before; all zero at first
  * @src: the array
- * @dst: the array of destinations, or NULL
+ * @dst: the array of destinations, or NULL in a stage that has none
  * @npages: how many slots the arrays have
  *
- * The body may change the entry of the unit's slot, and drop the folio.
+ * Meanwhile the entry of the unit's slot may change, and its folio go away.
+ *
+ * Return: false if there is none.
  */
-#define for_each_migrate_unit(unit, src, dst, npages)			\
-	for (bool __found = migrate_unit_at(&(unit), src, dst, 0, npages); \
-	     __found;							\
-	     __found = migrate_unit_at(&(unit), src, dst,		\
-				       (unit).index +			\
-				       migrate_unit_pages(&(unit)),	\
-				       npages))
+static __always_inline bool
+migrate_unit_next(struct migrate_unit *unit, unsigned long *src,
+		  unsigned long *dst, unsigned long npages)
+{
+	return migrate_unit_at(unit, src, dst, unit->next, npages);
+}
 
 static inline bool migrate_unit_is_hole(const struct migrate_unit *unit)
 {
@@ -160,14 +164,17 @@ struct migrate_tally {
 	unsigned long left[NR_MIGRATE_LEFT];
 };
 
-#define MIGRATE_TALLY(_stage, migrate) ((struct migrate_tally) {	\
-	.stage = MIGRATE_STAGE_##_stage,				\
-	.start = (migrate)->start,					\
-	.end = (migrate)->end,						\
-})
+static inline struct migrate_tally
+migrate_tally_init(enum migrate_stage stage, const struct migrate_vma *migrate)
+{
+	struct migrate_tally tally = {
+		.stage = stage,
+		.start = migrate->start,
+		.end = migrate->end,
+	};
 
-#define MIGRATE_TALLY_PFNS(_stage, src, npages) \
-	migrate_tally_pfns(MIGRATE_STAGE_##_stage, src, npages)
+	return tally;
+}
 
 /*
  * The pfns may be scattered: what is shown is the first one that is in the array
@@ -195,14 +202,14 @@ static inline void migrate_passed(struct migrate_tally *tally,
 				  unsigned int order)
 {
 	tally->units++;
-	tally->pages[order] += 1UL << order;
+	tally->pages[order] += BIT(order);
 }
 
 static inline void migrate_passed_hole(struct migrate_tally *tally,
 				       unsigned int order)
 {
 	migrate_passed(tally, order);
-	tally->holes += 1UL << order;
+	tally->holes += BIT(order);
 }
 
 static inline void migrate_left(struct migrate_tally *tally,

@@ -13,11 +13,11 @@
 #include <linux/mm_inline.h>
 #include <linux/mmu_notifier.h>
 #include <linux/oom.h>
+#include <linux/pgalloc.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/userfaultfd_k.h>
-#include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
 #include "../internal.h"
 #include "internal.h"
@@ -92,7 +92,7 @@ static bool pages_map_hole(struct folio *folio, struct vm_area_struct *vma,
 			   unsigned long addr, pmd_t *pmd)
 {
 	struct mm_struct *mm = vma->vm_mm;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep, old;
 	bool open;
 
@@ -275,12 +275,12 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 {
 	struct migrate_pages_holes holes = { .migrate = migrate };
 	struct folio *fault_folio = NULL;
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
 	if (migrate && migrate->fault_page)
 		fault_folio = page_folio(migrate->fault_page);
 
-	for_each_migrate_unit(unit, src, dst, npages) {
+	while (migrate_unit_next(&unit, src, dst, npages)) {
 		enum migrate_left reason;
 
 		/* No unit of setup's, only a page that the driver had left. */
@@ -314,7 +314,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 void migrate_device_pages(unsigned long *src_pfns, unsigned long *dst_pfns,
 			  unsigned long npages)
 {
-	struct migrate_tally tally = MIGRATE_TALLY_PFNS(PAGES, src_pfns, npages);
+	struct migrate_tally tally = migrate_tally_pfns(MIGRATE_STAGE_PAGES, src_pfns, npages);
 
 	migrate_stage_pages(src_pfns, dst_pfns, npages, NULL, &tally);
 	migrate_tally_report(&tally);
@@ -331,7 +331,7 @@ EXPORT_SYMBOL(migrate_device_pages);
  */
 void migrate_vma_pages(struct migrate_vma *migrate)
 {
-	struct migrate_tally tally = MIGRATE_TALLY(PAGES, migrate);
+	struct migrate_tally tally = migrate_tally_init(MIGRATE_STAGE_PAGES, migrate);
 
 	migrate_stage_pages(migrate->src, migrate->dst, migrate->npages, migrate,
 			    &tally);

@@ -43,11 +43,11 @@ int migrate_stage_setup(struct migrate_vma *args,
 		return -EINVAL;
 	args->npages = (args->end - args->start) >> PAGE_SHIFT;
 
-	*collect = MIGRATE_TALLY(COLLECT, args);
+	*collect = migrate_tally_init(MIGRATE_STAGE_COLLECT, args);
 	migrate_stage_collect(args, collect);
 	args->cpages = collect->units;
 
-	*unmap = MIGRATE_TALLY(UNMAP, args);
+	*unmap = migrate_tally_init(MIGRATE_STAGE_UNMAP, args);
 	if (!args->cpages)
 		return 0;
 	migrate_stage_unmap(args->src, args->npages, args->fault_page, unmap);

@@ -41,10 +41,8 @@ struct unmap_lru {
 
 static void unmap_lru_unlock(struct unmap_lru *lru)
 {
-	if (lru->lruvec) {
-		lru_size_batch_flush(lru->lruvec, &lru->sizes);
-		unlock_page_lruvec_irqrestore(lru->lruvec, lru->flags);
-	}
+	if (lru->lruvec)
+		lru_size_batch_unlock(lru->lruvec, &lru->sizes, lru->flags);
 	lru->lruvec = NULL;
 }
 
@@ -117,7 +115,7 @@ static bool unmap_isolate_units(unsigned long *src, unsigned long npages,
 {
 	unsigned long index = 0, end;
 	struct unmap_lru lru = {};
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 	bool rest = false;
 
 	lru_add_drain();
@@ -130,7 +128,7 @@ static bool unmap_isolate_units(unsigned long *src, unsigned long npages,
 				migrate_passed(tally, unit.order);
 			else
 				rest = true;
-			index = unit.index + migrate_unit_pages(&unit);
+			index = unit.next;
 		}
 		index = max(index, end);
 		unmap_lru_unlock(&lru);
@@ -255,9 +253,9 @@ static void unmap_units(unsigned long *src, unsigned long npages,
 			struct page *fault_page, struct migrate_tally *tally)
 {
 	struct unmap_rest rest = { .fault_page = fault_page };
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
-	for_each_migrate_unit(unit, src, NULL, npages) {
+	while (migrate_unit_next(&unit, src, NULL, npages)) {
 		enum migrate_left reason;
 
 		if (unmap_is_done(&unit))

@@ -9,65 +9,46 @@
 #include <linux/mmzone.h>
 #include <linux/tracepoint.h>
 
-#define MIGRATE_LEFT_REASON						\
-	EM(MIGRATE_LEFT_UNSELECTED,	"unselected")			\
-	EM(MIGRATE_LEFT_SWAPPED,	"swapped")			\
-	EM(MIGRATE_LEFT_KIND,		"kind")				\
-	EM(MIGRATE_LEFT_LARGE,		"large")			\
-	EM(MIGRATE_LEFT_LOCKED,		"locked")			\
-	EM(MIGRATE_LEFT_PINNED,		"pinned")			\
-	EM(MIGRATE_LEFT_LRU,		"lru")				\
-	EM(MIGRATE_LEFT_MAPPED,		"mapped")			\
-	EM(MIGRATE_LEFT_NO_DESTINATION,	"no_destination")		\
-	EM(MIGRATE_LEFT_DESTINATION,	"destination")			\
-	EM(MIGRATE_LEFT_BUSY,		"busy")				\
-	EMe(MIGRATE_LEFT_HOLE,		"hole")
+/* Their values, for those who read the names below. */
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_UNSELECTED);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_SWAPPED);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_KIND);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_LARGE);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_LOCKED);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_PINNED);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_LRU);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_MAPPED);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_NO_DESTINATION);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_DESTINATION);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_BUSY);
+TRACE_DEFINE_ENUM(MIGRATE_LEFT_HOLE);
 
-#define MIGRATE_VMA_STAGE						\
-	EM(MIGRATE_STAGE_COLLECT,	"collect")			\
-	EM(MIGRATE_STAGE_UNMAP,		"unmap")			\
-	EM(MIGRATE_STAGE_PAGES,		"pages")			\
-	EMe(MIGRATE_STAGE_FINALIZE,	"finalize")
-
-/* First define the enums in the above macros to be exported to userspace. */
-#undef EM
-#undef EMe
-#define EM(a, b)	TRACE_DEFINE_ENUM(a);
-#define EMe(a, b)	TRACE_DEFINE_ENUM(a);
-
-MIGRATE_LEFT_REASON
-MIGRATE_VMA_STAGE
-
-/* Now the macros that print the names. */
-#undef EM
-#undef EMe
-#define EM(a, b)	{ a, b },
-#define EMe(a, b)	{ a, b }
+TRACE_DEFINE_ENUM(MIGRATE_STAGE_COLLECT);
+TRACE_DEFINE_ENUM(MIGRATE_STAGE_UNMAP);
+TRACE_DEFINE_ENUM(MIGRATE_STAGE_PAGES);
+TRACE_DEFINE_ENUM(MIGRATE_STAGE_FINALIZE);
 
 DECLARE_EVENT_CLASS(migrate_vma_stage,
-
-	TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
-		 unsigned long units, unsigned long holes,
-		 const unsigned long *pages),
+		    TP_PROTO(unsigned long start, unsigned long end,
+			     bool by_pfn, unsigned long units,
+			     unsigned long holes, const unsigned long *pages),
 
 	TP_ARGS(start, end, by_pfn, units, holes, pages),
 
-	TP_STRUCT__entry(
-		__field(unsigned long, start)
-		__field(unsigned long, end)
-		__field(bool, by_pfn)
-		__field(unsigned long, units)
-		__field(unsigned long, holes)
-		__array(unsigned long, pages, NR_PAGE_ORDERS)
+	TP_STRUCT__entry(__field(unsigned long, start)
+			 __field(unsigned long, end)
+			 __field(bool, by_pfn)
+			 __field(unsigned long, units)
+			 __field(unsigned long, holes)
+			 __array(unsigned long, pages, NR_PAGE_ORDERS)
 	),
 
-	TP_fast_assign(
-		__entry->start = start;
-		__entry->end = end;
-		__entry->by_pfn = by_pfn;
-		__entry->units = units;
-		__entry->holes = holes;
-		memcpy(__entry->pages, pages, sizeof(__entry->pages));
+	TP_fast_assign(__entry->start = start;
+		       __entry->end = end;
+		       __entry->by_pfn = by_pfn;
+		       __entry->units = units;
+		       __entry->holes = holes;
+		       memcpy(__entry->pages, pages, sizeof(__entry->pages));
 	),
 
 	TP_printk("%s=%lx-%lx units=%lu holes=%lu pages_by_order=%s",
@@ -78,64 +59,77 @@ DECLARE_EVENT_CLASS(migrate_vma_stage,
 );
 
 DEFINE_EVENT(migrate_vma_stage, migrate_vma_collect,
-	TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
-		 unsigned long units, unsigned long holes,
+	     TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
+		      unsigned long units, unsigned long holes,
 		 const unsigned long *pages),
 	TP_ARGS(start, end, by_pfn, units, holes, pages)
 );
 
 DEFINE_EVENT(migrate_vma_stage, migrate_vma_unmap,
-	TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
-		 unsigned long units, unsigned long holes,
+	     TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
+		      unsigned long units, unsigned long holes,
 		 const unsigned long *pages),
 	TP_ARGS(start, end, by_pfn, units, holes, pages)
 );
 
 DEFINE_EVENT(migrate_vma_stage, migrate_vma_pages,
-	TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
-		 unsigned long units, unsigned long holes,
+	     TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
+		      unsigned long units, unsigned long holes,
 		 const unsigned long *pages),
 	TP_ARGS(start, end, by_pfn, units, holes, pages)
 );
 
 DEFINE_EVENT(migrate_vma_stage, migrate_vma_finalize,
-	TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
-		 unsigned long units, unsigned long holes,
+	     TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
+		      unsigned long units, unsigned long holes,
 		 const unsigned long *pages),
 	TP_ARGS(start, end, by_pfn, units, holes, pages)
 );
 
 TRACE_EVENT(migrate_vma_left,
-
-	TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
-		 enum migrate_stage stage, enum migrate_left reason,
-		 unsigned long pages),
+	    TP_PROTO(unsigned long start, unsigned long end, bool by_pfn,
+		     enum migrate_stage stage, enum migrate_left reason,
+		     unsigned long pages),
 
 	TP_ARGS(start, end, by_pfn, stage, reason, pages),
 
-	TP_STRUCT__entry(
-		__field(unsigned long, start)
-		__field(unsigned long, end)
-		__field(bool, by_pfn)
-		__field(int, stage)
-		__field(int, reason)
-		__field(unsigned long, pages)
+	TP_STRUCT__entry(__field(unsigned long, start)
+			 __field(unsigned long, end)
+			 __field(bool, by_pfn)
+			 __field(int, stage)
+			 __field(int, reason)
+			 __field(unsigned long, pages)
 	),
 
-	TP_fast_assign(
-		__entry->start = start;
-		__entry->end = end;
-		__entry->by_pfn = by_pfn;
-		__entry->stage = stage;
-		__entry->reason = reason;
-		__entry->pages = pages;
+	TP_fast_assign(__entry->start = start;
+		       __entry->end = end;
+		       __entry->by_pfn = by_pfn;
+		       __entry->stage = stage;
+		       __entry->reason = reason;
+		       __entry->pages = pages;
 	),
 
 	TP_printk("%s=%lx-%lx stage=%s reason=%s pages=%lu",
 		  __entry->by_pfn ? "pfn" : "addr",
 		  __entry->start, __entry->end,
-		  __print_symbolic(__entry->stage, MIGRATE_VMA_STAGE),
-		  __print_symbolic(__entry->reason, MIGRATE_LEFT_REASON),
+		  __print_symbolic(__entry->stage,
+				   { MIGRATE_STAGE_COLLECT, "collect" },
+				   { MIGRATE_STAGE_UNMAP, "unmap" },
+				   { MIGRATE_STAGE_PAGES, "pages" },
+				   { MIGRATE_STAGE_FINALIZE, "finalize" }),
+		  __print_symbolic(__entry->reason,
+				   { MIGRATE_LEFT_UNSELECTED, "unselected" },
+				   { MIGRATE_LEFT_SWAPPED, "swapped" },
+				   { MIGRATE_LEFT_KIND, "kind" },
+				   { MIGRATE_LEFT_LARGE, "large" },
+				   { MIGRATE_LEFT_LOCKED, "locked" },
+				   { MIGRATE_LEFT_PINNED, "pinned" },
+				   { MIGRATE_LEFT_LRU, "lru" },
+				   { MIGRATE_LEFT_MAPPED, "mapped" },
+				   { MIGRATE_LEFT_NO_DESTINATION, "no_destination" },
+				   { MIGRATE_LEFT_DESTINATION, "destination" },
+				   { MIGRATE_LEFT_BUSY, "busy" },
+				   { MIGRATE_LEFT_HOLE, "hole" }),
 		  __entry->pages)
 );
 

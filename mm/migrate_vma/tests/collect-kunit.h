@@ -11,7 +11,7 @@
 #include "range-kunit.h"
 
 #define FOLIO_ORDER	3
-#define FOLIO_PAGES	(1 << FOLIO_ORDER)
+#define FOLIO_PAGES	BIT(FOLIO_ORDER)
 
 static unsigned long test_mpfn(struct folio *folio, unsigned long flags)
 {
@@ -35,10 +35,10 @@ static void test_units_of_pages(struct kunit *test)
 		test_mpfn(folio, MIGRATE_PFN_WRITE), 0
 	};
 	static const unsigned long expected[] = { 1, 2, 5 };
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 	unsigned int n = 0;
 
-	for_each_migrate_unit(unit, src, NULL, ARRAY_SIZE(src)) {
+	while (migrate_unit_next(&unit, src, NULL, ARRAY_SIZE(src))) {
 		KUNIT_ASSERT_LT(test, n, ARRAY_SIZE(expected));
 		KUNIT_EXPECT_EQ(test, unit.index, expected[n]);
 		KUNIT_EXPECT_EQ(test, unit.order, 0);
@@ -64,9 +64,9 @@ static void test_units_of_folios(struct kunit *test)
 		[1 + FOLIO_PAGES] = MIGRATE_PFN_MIGRATE,
 	};
 	unsigned long index[3], order[3], n = 0;
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
-	for_each_migrate_unit(unit, src, NULL, ARRAY_SIZE(src)) {
+	while (migrate_unit_next(&unit, src, NULL, ARRAY_SIZE(src))) {
 		KUNIT_ASSERT_LT(test, n, 3);
 		index[n] = unit.index;
 		order[n++] = unit.order;
@@ -84,7 +84,7 @@ static void test_units_of_folios(struct kunit *test)
 static void test_unit_of_large_hole(struct kunit *test)
 {
 	unsigned long *src;
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
 	src = kunit_kcalloc(test, HPAGE_PMD_NR + 1, sizeof(*src), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, src);
@@ -106,7 +106,7 @@ static void test_units_of_destinations(struct kunit *test)
 	struct folio *folio = test_folio(test, 0);
 	unsigned long src[4] = {};
 	unsigned long dst[4] = { [2] = migrate_pfn(folio_pfn(folio)) };
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
 	KUNIT_EXPECT_FALSE(test, migrate_unit_at(&unit, src, NULL, 0, 4));
 	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, dst, 0, 4));
@@ -241,9 +241,9 @@ static void test_run_keeps_bits(struct kunit *test)
 /* What the later stages do with a unit that is not to migrate. */
 static void test_put_back(struct test_range *range)
 {
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
-	for_each_migrate_unit(unit, range->src, NULL, RANGE_PAGES) {
+	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES)) {
 		struct folio *folio = page_folio(unit.page);
 
 		remove_migration_ptes(folio, folio, 0);
@@ -315,6 +315,7 @@ static struct kunit_suite collect_test_suite = {
 	.name = "migrate_vma_collect",
 	.test_cases = collect_test_cases,
 };
+
 kunit_test_suite(collect_test_suite);
 
 #endif /* _MM_MIGRATE_VMA_TESTS_COLLECT_H */

@@ -23,9 +23,9 @@ static void test_device(struct test_range *range, struct migrate_tally *collect,
 
 static void test_restore(struct test_range *range)
 {
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
-	for_each_migrate_unit(unit, range->src, NULL, RANGE_PAGES)
+	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES))
 		migrate_unit_restore(&unit, true);
 }
 
@@ -34,12 +34,12 @@ static void test_device_unmaps(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct migrate_tally collect = {}, unmap = {};
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
 	test_device(range, &collect, &unmap);
 	KUNIT_EXPECT_EQ(test, collect.units, RANGE_PAGES);
 	KUNIT_EXPECT_EQ(test, unmap.units, RANGE_PAGES);
-	for_each_migrate_unit(unit, range->src, NULL, RANGE_PAGES) {
+	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES)) {
 		KUNIT_EXPECT_TRUE(test, PageLocked(unit.page));
 		KUNIT_EXPECT_FALSE(test, page_mapped(unit.page));
 		KUNIT_EXPECT_PTR_EQ(test, (void *)page_private(unit.page),
@@ -98,6 +98,7 @@ static struct kunit_suite device_test_suite = {
 	.name = "migrate_vma_device",
 	.test_cases = device_test_cases,
 };
+
 kunit_test_suite(device_test_suite);
 
 #endif /* _MM_MIGRATE_VMA_TESTS_DEVICE_H */

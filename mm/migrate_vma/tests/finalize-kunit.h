@@ -156,7 +156,7 @@ static void test_write_protect_before_finalize(struct kunit *test)
 	unsigned long addr = range->migrate.start + 6 * PAGE_SIZE;
 	struct migrate_tally tally = {};
 	swp_entry_t entry;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep, pte;
 
 	test_begin(test, range, -1);
@@ -225,6 +225,7 @@ static struct kunit_suite finalize_test_suite = {
 	.name = "migrate_vma_finalize",
 	.test_cases = finalize_test_cases,
 };
+
 kunit_test_suite(finalize_test_suite);
 
 #endif /* _MM_MIGRATE_VMA_TESTS_FINALIZE_H */

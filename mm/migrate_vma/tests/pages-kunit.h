@@ -84,6 +84,7 @@ static struct kunit_suite pages_test_suite = {
 	.name = "migrate_vma_pages",
 	.test_cases = pages_test_cases,
 };
+
 kunit_test_suite(pages_test_suite);
 
 #endif /* _MM_MIGRATE_VMA_TESTS_PAGES_H */

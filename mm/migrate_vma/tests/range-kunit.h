@@ -21,7 +21,7 @@ struct test_range {
 };
 
 static inline unsigned long __user *test_word(struct test_range *range,
-					       unsigned int i)
+					      unsigned int i)
 {
 	return (void __user *)(range->migrate.start + i * PAGE_SIZE);
 }
@@ -80,7 +80,7 @@ static inline pte_t test_pte(struct test_range *range, unsigned int i)
 {
 	unsigned long addr = range->migrate.start + i * PAGE_SIZE;
 	pte_t *ptep, pte = __pte(0);
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 
 	ptep = pte_offset_map_lock(current->mm, mm_find_pmd(current->mm, addr),
 				   addr, &ptl);

@@ -21,9 +21,9 @@ static void test_unmap_range(struct test_range *range,
 
 static void test_restore(struct test_range *range)
 {
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
-	for_each_migrate_unit(unit, range->src, NULL, RANGE_PAGES)
+	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES))
 		migrate_unit_restore(&unit, true);
 }
 
@@ -31,11 +31,11 @@ static void test_unmap(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct migrate_tally tally = {};
-	struct migrate_unit unit;
+	struct migrate_unit unit = {};
 
 	test_unmap_range(range, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
-	for_each_migrate_unit(unit, range->src, NULL, RANGE_PAGES) {
+	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES)) {
 		KUNIT_EXPECT_FALSE(test, PageLRU(unit.page));
 		KUNIT_EXPECT_EQ(test, page_count(unit.page), 1);
 		KUNIT_EXPECT_FALSE(test, *unit.src & MIGRATE_PFN_RMAP);
@@ -125,6 +125,7 @@ static struct kunit_suite unmap_test_suite = {
 	.name = "migrate_vma_unmap",
 	.test_cases = unmap_test_cases,
 };
+
 kunit_test_suite(unmap_test_suite);
 
 #endif /* _MM_MIGRATE_VMA_TESTS_UNMAP_H */

@@ -2115,7 +2115,7 @@ TEST_F_TIMEOUT(device, dontneed_while_migrating, TIMEOUT)
 }
 
 /* What the kernel counts of all range migrations, in /proc/vmstat. */
-static long vmstat(const char *name)
+static long read_vmstat(const char *name)
 {
 	FILE *file = fopen("/proc/vmstat", "r");
 	char found[64];
@@ -2190,7 +2190,7 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 	unsigned int i;
 
 	for (i = 0; i < 100 && !outlasted; i++) {
-		long again = vmstat("migrate_vma_again");
+		long again = read_vmstat("migrate_vma_again");
 
 		ASSERT_LE(0, again);
 		ASSERT_EQ(0, to_system(fd, memory, PAGES, &range));
@@ -2206,7 +2206,7 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 		EXPECT_LE(PAGES / 2, range.pages[TEST_HMM_MIGRATE_MOVED]);
 		outlasted = holder.hold.pages == PAGES / 2 &&
 			    range.pages[TEST_HMM_MIGRATE_MOVED] == PAGES &&
-			    vmstat("migrate_vma_again") >= again + PAGES / 2;
+			    read_vmstat("migrate_vma_again") >= again + PAGES / 2;
 	}
 	EXPECT_TRUE(outlasted);
 }
@@ -2225,7 +2225,7 @@ TEST_F_TIMEOUT(device, pages_of_another_migration_move, TIMEOUT)
 /* A lock that is held for long: the page stays, is counted, and is not lost. */
 TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
 {
-	long locked = vmstat("migrate_vma_left_locked");
+	long locked = read_vmstat("migrate_vma_left_locked");
 	struct holder holder;
 
 	ASSERT_LE(0, locked);
@@ -2235,7 +2235,7 @@ TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
 	ASSERT_EQ(0, holder.ret);
 	EXPECT_EQ(3, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
 	EXPECT_EQ(PAGES - 3, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	EXPECT_LE(locked + 3, vmstat("migrate_vma_left_locked"));
+	EXPECT_LE(locked + 3, read_vmstat("migrate_vma_left_locked"));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
