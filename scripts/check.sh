@@ -77,6 +77,12 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 		say '== kselftest'
 		counted kselftest "$LOGS/kselftest/tally" "$SCRIPTS/kselftest.sh" || true
 	fi
+	say '== drivers of today'
+	check 'nouveau, amdkfd and the ultravisor code compile' "$SCRIPTS/drivers.sh" || true
+	check "all of hmm-tests pass on the debug kernel" "$SCRIPTS/hmm-tests.sh" debug || true
+	check "all of hmm-tests pass on the bench kernel" "$SCRIPTS/hmm-tests.sh" bench || true
+	say '== figures'
+	check 'the benchmark holds its figures' "$SCRIPTS/bench/bench.sh" || true
 	say '== demo'
 	check 'the demo moves memory and finds it intact' "$SCRIPTS/demo.sh" || true
 fi

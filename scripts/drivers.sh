@@ -34,7 +34,7 @@ compile()
 x86()
 {
 	compile .drivers tinyconfig drivers-x86.config -- \
-		drivers/gpu/drm/nouveau/nouveau_dmem.o drivers/gpu/drm/amd/amdkfd/kfd_migrate.o lib/test_hmm.o
+		drivers/gpu/drm/nouveau/nouveau_dmem.o drivers/gpu/drm/amd/amdgpu/../amdkfd/kfd_migrate.o lib/test_hmm.o
 }
 
 powerpc()
