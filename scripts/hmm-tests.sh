@@ -34,6 +34,7 @@ gcc -O2 -static -pthread -I"$TREE/.$config/usr/include" -I"$dir/selftests" -I"$T
 	die "hmm-tests.c does not build: see $(rel "$LOGS/hmm-tests-build.log")."
 
 cat >"$log/run" <<'E2'
+echo 16 >/proc/sys/vm/nr_hugepages || exit 101
 insmod /test_hmm.ko spm_addr_dev0=0x40000000 spm_addr_dev1=0x60000000 || exit 100
 cd /
 hmm-tests
