@@ -11,6 +11,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
+#include <linux/swap.h>
 #include "../internal.h"
 #include "internal.h"
 
@@ -82,6 +83,8 @@ static unsigned long device_lock_pfns(unsigned long *src_pfns,
 	unsigned long i, nr_again = 0;
 
 	for (i = 0; i < npages; i++) {
+		if (i % SWAP_CLUSTER_MAX == 0)
+			cond_resched();
 		if (!device_is_locked(src_pfns[i]))
 			continue;
 		src_pfns[i] = device_lock_pfn(src_pfns[i] >> MIGRATE_PFN_SHIFT);
@@ -212,10 +215,12 @@ int migrate_device_coherent_folio(struct folio *folio)
 	folio_lock(folio);
 	src = device_src(folio);
 	if (!src) {
-		/* Nobody maps it any more: whoever wanted it looks again. */
+		/* If nobody maps it any more, whoever wanted it looks again. */
+		int ret = folio_mapped(folio) ? -EBUSY : 0;
+
 		folio_unlock(folio);
 		folio_put(folio);
-		return 0;
+		return ret;
 	}
 	unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, &src, 1);
 	migrate_stage_unmap(&src, 1, NULL, &unmap);

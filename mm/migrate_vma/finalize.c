@@ -228,11 +228,12 @@ static unsigned long finalize_table(struct finalize *finalize,
 	struct mm_struct *mm = migrate->vma->vm_mm;
 	unsigned long addr = migrate->start + first * PAGE_SIZE;
 	unsigned long next, end = pmd_addr_end(addr, migrate->end);
-	pmd_t *pmd = mm_find_pmd(mm, addr);
 	spinlock_t *ptl;	/* of the page table */
+	pmd_t *pmd;
 	pte_t *ptep;
 
 	mmap_assert_locked(mm);
+	pmd = mm_find_pmd(mm, addr);
 	if (!pmd)
 		return first;
 	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
@@ -255,7 +256,7 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 	/* Holes are in the page tables since the pages stage. */
 	if (migrated)
 		migrate_passed(finalize->tally, unit->order);
-	finalize->nr += 2;
+	finalize->nr += !!unit->page + !!unit->newpage;
 	if (unit->page) {
 		src = page_folio(unit->page);
 		folio = migrated ? page_folio(unit->newpage) : src;

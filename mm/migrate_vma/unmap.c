@@ -260,6 +260,7 @@ static void unmap_units(unsigned long *src, unsigned long npages,
 
 		if (unmap_is_done(&unit))
 			continue;
+		cond_resched();
 		reason = unmap_unit(&rest, &unit);
 		if (reason == NR_MIGRATE_LEFT) {
 			migrate_passed(tally, unit.order);
@@ -268,7 +269,6 @@ static void unmap_units(unsigned long *src, unsigned long npages,
 		migrate_left(tally, reason, migrate_unit_pages(&unit));
 		migrate_unit_restore(&unit, reason != MIGRATE_LEFT_LRU &&
 				     !is_zone_device_page(unit.page));
-		cond_resched();
 	}
 }
 

@@ -2177,26 +2177,25 @@ static bool start_holder(struct holder *holder, int fd, unsigned int flags,
  * Migrate a range half of which another thread holds. All of it must move: a
  * lock that is taken is no reason to stay. How long the pages are held, and
  * whether the migration comes while they are, is a matter of luck on a slow
- * machine; so there are several tries, of which one at least must have met the
- * locks and outlasted them.
+ * machine; so there are many tries, with times from 0.5 to 40 ms, of which one at
+ * least must have met the locks and outlasted them.
  */
 static void migrate_held(struct __test_metadata *_metadata, int fd,
 			 unsigned char *memory, unsigned int flags)
 {
-	static const unsigned long usecs[] = { 500, 1000, 2000, 3000, 5000 };
 	struct test_hmm_migrate_range range;
 	bool outlasted = false;
 	struct holder holder;
 	unsigned int i;
 
-	for (i = 0; i < 100 && !outlasted; i++) {
+	for (i = 0; i < 200 && !outlasted; i++) {
 		long again = read_vmstat("migrate_vma_again");
 
 		ASSERT_LE(0, again);
 		ASSERT_EQ(0, to_system(fd, memory, PAGES, &range));
 		fill(memory, PAGES * page_size, i);
 		ASSERT_TRUE(start_holder(&holder, fd, flags, memory, PAGES / 2,
-					 usecs[i % ARRAY_SIZE(usecs)]));
+					 500 + i * 7919 % 40000));
 		EXPECT_EQ(0, to_device(fd, memory, PAGES, &range));
 		pthread_join(holder.thread, NULL);
 		ASSERT_EQ(0, holder.ret);
