@@ -213,8 +213,7 @@ static unsigned int migrate_run_length(struct migrate_run *run, pte_t *ptep,
 			   pte_next_swp_offset(expected);
 		if (!pte_same(ptep_get(ptep + nr), expected))
 			break;
-		if (folio_test_anon(run->folio) &&
-		    PageAnonExclusive(run->page + nr) != run->exclusive)
+		if (PageAnonExclusive(run->page + nr) != run->exclusive)
 			break;
 	}
 	return nr;
@@ -383,10 +382,11 @@ static enum migrate_left collect_check_folio(struct folio *folio,
 {
 	if (folio_test_large(folio))
 		return MIGRATE_LEFT_LARGE;
+	if (!folio_test_anon(folio))
+		return MIGRATE_LEFT_KIND;
 	if (folio_is_zone_device(folio))
 		return NR_MIGRATE_LEFT;
-	if (!folio_test_anon(folio) || folio_test_ksm(folio) ||
-	    (vma->vm_flags & VM_DROPPABLE))
+	if (folio_test_ksm(folio) || (vma->vm_flags & VM_DROPPABLE))
 		return MIGRATE_LEFT_KIND;
 	return NR_MIGRATE_LEFT;
 }
@@ -463,8 +463,7 @@ static enum migrate_left collect_lock(struct migrate_collect *collect,
 		folio_unlock(run->folio);
 		return reason;
 	}
-	run->exclusive = folio_test_anon(run->folio) &&
-			 PageAnonExclusive(run->page);
+	run->exclusive = PageAnonExclusive(run->page);
 	return NR_MIGRATE_LEFT;
 }
 

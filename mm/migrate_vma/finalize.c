@@ -21,7 +21,8 @@
  * - Another mm that maps the same folio forks or exits. Then collect left a
  *   mapping, MIGRATE_PFN_RMAP is set, and the rmap finds what there is: fork()
  *   inserts the child into the anon_vma's tree behind the parent, under its lock.
- * - The page table is gone (of a file: khugepaged). Then it has no entries.
+ * - The page table is gone (of a private file mapping: khugepaged). Then it has
+ *   no entries.
  * - This mm exits: the caller has mm_users.
  */
 #include <linux/export.h>
@@ -125,12 +126,10 @@ static void finalize_map(struct finalize *finalize, struct folio *folio,
 	struct vm_area_struct *vma = finalize->migrate->vma;
 	pte_t pte = migration_pte_to_pte(folio, page, vma, old_pte);
 
-	if (folio_test_anon(folio))
-		folio_add_anon_rmap_ptes_batch(folio, page, 1, vma, addr,
-					       migration_pte_rmap_flags(folio, old_pte),
-				&finalize->rmap);
-	else
-		folio_add_file_rmap_pte(folio, page, vma);
+	/* Collect takes nothing else than anonymous folios. */
+	folio_add_anon_rmap_ptes_batch(folio, page, 1, vma, addr,
+				       migration_pte_rmap_flags(folio, old_pte),
+				       &finalize->rmap);
 	set_pte_at(vma->vm_mm, addr, ptep, pte);
 	if (vma->vm_flags & VM_LOCKED)
 		mlock_drain_local();
@@ -140,8 +139,8 @@ static void finalize_map(struct finalize *finalize, struct folio *folio,
 }
 
 /*
- * To the LRU before it is mapped, as mlock wants it: see remove_migration_ptes()'
- * other callers. Where nothing is locked, it goes there together with others.
+ * To the LRU before it is mapped, for mlock's count: see migrate_folio_move().
+ * Where nothing is locked, it goes there together with others.
  */
 static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
 {

@@ -200,8 +200,7 @@ static bool unmap_drain(struct unmap_rest *rest)
 /* Isolate what could not be isolated with the others. */
 static bool unmap_isolate_late(struct unmap_rest *rest, struct folio *folio)
 {
-	if (!unmap_drain(rest) && !folio_test_lru(folio))
-		return false;
+	unmap_drain(rest);
 	if (!folio_isolate_lru(folio))
 		return false;
 	/* We have collect's reference. */

@@ -2016,6 +2016,21 @@ static void *write_by_device(void *data)
 	return NULL;
 }
 
+/* Each @step-th page begins with @value; then it is as fill() made it again. */
+static void expect_counted(struct __test_metadata *_metadata,
+			   const struct worker *worker, unsigned long step,
+			   uint64_t value)
+{
+	unsigned long i;
+
+	for (i = 0; i < worker->npages; i += step) {
+		uint64_t *word = (uint64_t *)(worker->memory + i * page_size);
+
+		EXPECT_EQ(value, *word);
+		*word = pattern(1, i * page_size);
+	}
+}
+
 TEST_F_TIMEOUT(device, device_writes_while_migrating, TIMEOUT)
 {
 	atomic_bool stop = false;
@@ -2026,7 +2041,6 @@ TEST_F_TIMEOUT(device, device_writes_while_migrating, TIMEOUT)
 		.rounds = trips() / 5 + 1,
 	};
 	struct worker writer = mover;
-	unsigned long i;
 
 	writer.stop = &stop;
 	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
@@ -2038,12 +2052,7 @@ TEST_F_TIMEOUT(device, device_writes_while_migrating, TIMEOUT)
 	EXPECT_EQ(0, writer.errors);
 	EXPECT_LT(0, mover.moved);
 	EXPECT_LT(0, writer.moved);
-	for (i = 0; i < mover.npages; i += 5) {
-		uint64_t *word = (uint64_t *)(self->memory + i * page_size);
-
-		EXPECT_EQ(writer.moved, *word);
-		*word = pattern(1, i * page_size);
-	}
+	expect_counted(_metadata, &mover, 5, writer.moved);
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
@@ -2520,19 +2529,14 @@ TEST_F_TIMEOUT(device, cpu_writes_while_migrating, TIMEOUT)
 	EXPECT_EQ(0, writer.errors);
 	EXPECT_LT(0, mover.moved);
 	EXPECT_LT(0, writer.moved);
-	for (i = 0; i < PAGES; i++) {
-		uint64_t *word = (uint64_t *)(self->memory + i * page_size);
-
-		EXPECT_EQ(writer.moved, *word);
-		*word = pattern(1, i * page_size);
-	}
+	expect_counted(_metadata, &mover, 1, writer.moved);
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
 /* Another process that has the pages forks and exits, all the time. */
 TEST_F_TIMEOUT(device, others_fork_and_exit_while_migrating, TIMEOUT)
 {
-	unsigned long i;
+	unsigned long i, moved = 0;
 	pid_t pid;
 
 	pid = fork_child();
@@ -2550,10 +2554,12 @@ TEST_F_TIMEOUT(device, others_fork_and_exit_while_migrating, TIMEOUT)
 	for (i = 0; i < trips() / 5 + 5; i++) {
 		ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 		EXPECT_EQ(PAGES, sum_of(&self->range));
+		moved += self->range.pages[TEST_HMM_MIGRATE_MOVED];
 		ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
 		EXPECT_EQ(PAGES, sum_of(&self->range));
 		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 	}
+	EXPECT_LT(0, moved);
 	/* It has not found anything wrong so far. */
 	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
 	kill(pid, SIGKILL);
@@ -2610,6 +2616,7 @@ TEST_F_TIMEOUT(device, userfaultfd_write_protects_while_migrating, TIMEOUT)
 	pthread_join(protector.thread, NULL);
 	EXPECT_EQ(0, mover.errors);
 	EXPECT_EQ(0, protector.errors);
+	EXPECT_LT(0, mover.moved);
 	EXPECT_LT(0, protector.moved);
 	/* The last word was: protected. */
 	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
