@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 # What a user may set on make's command line reaches the scripts by name.
 export KDIR CONFIG TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS
 
-.PHONY: help tree kernel kselftest bench demo check lint mutants export \
+.PHONY: help tree kernel kselftest bench profile demo check lint mutants export \
 	bisect mbox clean
 
 help:		## show this list
@@ -42,6 +42,9 @@ kselftest:	## run the kselftest in a VM
 
 bench:		## measure the stock kernel against the series
 	@scripts/bench/bench.sh
+
+profile:	## in which functions the instructions of a trip are, of both kernels
+	@scripts/bench/bench.sh --profile
 
 lint:		## checkpatch, W=1, sparse, kernel-doc, shellcheck, mirrored files
 	@scripts/lint.sh

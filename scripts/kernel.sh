@@ -57,4 +57,5 @@ done
 
 step "building the $label" "$log" 2500 kmake "$tree" "$o" all headers_install ||
 	die "the $label does not build: see $(rel "$LOGS/$log")."
-echo "$state" >"$stamp"
+# What was built with changes that are not committed is no commit's.
+if [ -z "$(git -C "$tree" status --porcelain)" ]; then echo "$state" >"$stamp"; fi

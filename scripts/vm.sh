@@ -22,17 +22,19 @@ usage()
 	  --timeout SECONDS  (default: 600)
 	  --append STRING    more for the kernel's command line
 	  --quiet            do not show the output
+	  --input FILE       what the VM's second serial line is sent (nothing)
+	  --monitor SOCKET   QEMU's monitor listens there
 	E
 	exit 2
 }
 
-kernel='' run='' log='' files=() cpus=2 mem=2G nodes='' timeout=600 append='' show=yes
+kernel='' run='' log='' files=() cpus=2 mem=2G nodes='' timeout=600 append='' show=yes input=/dev/null monitor=()
 accel=(-accel 'tcg,thread=multi')
 while [ $# -gt 0 ]; do
 	case $1 in
 	--icount)	cpus=1 accel=(-accel tcg -icount 'shift=0,sleep=off') ;;
 	--quiet)	show='' ;;
-	--kernel|--run|--log|--file|--cpus|--mem|--nodes|--timeout|--append)
+	--kernel|--run|--log|--file|--cpus|--mem|--nodes|--timeout|--append|--input|--monitor)
 		[ $# -ge 2 ] || usage
 		case $1 in
 		--kernel)	kernel=$2 ;;
@@ -44,6 +46,8 @@ while [ $# -gt 0 ]; do
 		--nodes)	nodes=$2 ;;
 		--timeout)	timeout=$2 ;;
 		--append)	append+=" $2" ;;
+		--input)	input=$2 ;;
+		--monitor)	monitor=(-monitor "unix:$2,server,nowait") ;;
 		esac
 		shift ;;
 	*)	usage ;;
@@ -95,10 +99,10 @@ rc=0
 timeout --foreground -k 5 "$timeout" qemu-system-x86_64 -M q35 -cpu 'qemu64,+pdpe1gb' \
 	"${accel[@]}" -smp "$cpus" -m "$mem" "${numa[@]}" \
 	-display none -nodefaults -no-user-config -no-reboot \
-	-serial "file:$log/console.log" -serial stdio \
+	-serial "file:$log/console.log" -serial stdio "${monitor[@]}" \
 	-kernel "$kernel" -initrd "$root/initrd.gz" \
 	-append "console=ttyS0 panic=-1 oops=panic loglevel=8 ignore_loglevel printk.time=1 $append" \
-	</dev/null 2>"$log/qemu.log" | tee "$log/output.log" |
+	<"$input" 2>"$log/qemu.log" | tee "$log/output.log" |
 	if [ -n "$show" ]; then
 		sed -u -e '/^$/{N;/\n@@ vm: exit status/d}' -e '/^@@ vm: exit status/d'
 	else

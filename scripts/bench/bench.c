@@ -6,6 +6,7 @@
  *
  * bench trips          each folio size, with and without copying the contents
  * bench ranges         4 KiB pages, ranges of 2 MiB to 512 MiB
+ * bench profile        a trip of 2 MiB, while somebody else counts what runs
  * bench shootdowns     TLB shootdowns while other threads of the process run
  */
 #include <dirent.h>
@@ -441,6 +442,43 @@ static void do_shootdowns(void)
 		do_shootdowns_kind(&kinds[i]);
 }
 
+/* Say where we are, and wait until whoever counts has heard it. */
+static void rendezvous(FILE *line, const char *what, const char *direction)
+{
+	printf("@ %s %s\n", what, direction);
+	fflush(stdout);
+	if (fgetc(line) == EOF)
+		errx(1, "nobody answers");
+}
+
+/* 4 KiB pages, second trip, nothing copied: as the figures are measured. */
+static void do_profile(void)
+{
+	FILE *line = fopen("/dev/ttyS1", "r");
+	struct hmm_migrate_bench_trip trip;
+	unsigned char *memory;
+	bool back;
+
+	if (!line)
+		err(1, "/dev/ttyS1");
+	set_folio_order(0);
+	memory = map_aligned(HUGE);
+	touch(memory, HUGE);
+	send(memory, HUGE, false, false, &trip);
+	send(memory, HUGE, true, false, &trip);
+	for (back = false; ; back = true) {
+		rendezvous(line, "ready", back ? "back" : "out");
+		send(memory, HUGE, back, false, &trip);
+		rendezvous(line, "done", back ? "back" : "out");
+		if (trip.moved != HUGE / PAGE)
+			errx(1, "%llu pages moved", trip.moved);
+		if (back)
+			break;
+	}
+	munmap(memory, HUGE);
+	fclose(line);
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc == 2 ? argv[1] : "";
@@ -454,6 +492,8 @@ int main(int argc, char **argv)
 		do_trips();
 	else if (!strcmp(what, "ranges"))
 		do_ranges();
+	else if (!strcmp(what, "profile"))
+		do_profile();
 	else if (!strcmp(what, "shootdowns"))
 		do_shootdowns();
 	else

@@ -3,6 +3,7 @@
 # Measures the stock kernel and the series by the same module and program in
 # VMs, prints both against what scripts/bench/figures asks for, draws charts,
 # and fails when a must of an issue that is done is missed.
+# bench.sh --profile: says instead in which functions the instructions are.
 
 . "$(dirname "$0")/../lib.sh"
 NAME=bench
@@ -45,6 +46,20 @@ vm()
 		--file "$OUT/$what/hmm_migrate_bench.ko:hmm_migrate_bench.ko" "$@" ||
 		die "$label: failed in the VM: see $(rel "$LOGS/bench-$what-$run.log")."
 }
+
+if [ "${1-}" = --profile ]; then
+	for what in stock series; do
+		if [ $what = stock ]; then tree=$BUILD/stock; else tree=$TREE; fi
+		module $what "$tree"
+		mkdir -p "$LOGS/bench-$what-profile"
+		say "== $what"
+		"$BENCH/profile.py" "$SCRIPTS/vm.sh" "$tree/.bench/arch/x86/boot/bzImage" \
+			"$OUT/$what/hmm_migrate_bench.ko" "$OUT/bench" "$tree/.bench/System.map" \
+			"$LOGS/bench-$what-profile" ||
+			die "the $what kernel could not be profiled: see $(rel "$LOGS/bench-$what-profile")."
+	done
+	exit 0
+fi
 
 for what in stock series; do
 	if [ $what = stock ]; then tree=$BUILD/stock; else tree=$TREE; fi
