@@ -28,6 +28,7 @@ usage()
 	exit 2
 }
 
+args=("$@")
 kernel='' run='' log='' files=() cpus=2 mem=2G nodes='' timeout=600 append='' show=yes input=/dev/null monitor=()
 accel=(-accel 'tcg,thread=multi')
 while [ $# -gt 0 ]; do
@@ -109,6 +110,17 @@ timeout --foreground -k 5 "$timeout" qemu-system-x86_64 -M q35 -cpu 'qemu64,+pdp
 		cat >/dev/null
 	fi || rc=$?
 took=$((SECONDS - begin))
+
+# With several threads, QEMU can let a virtual CPU run into the int3 that the
+# kernel puts in while it patches a jump label, when the patching is over and
+# nobody expects it any more. Nothing else in these kernels makes an int3. Once
+# can be bad luck.
+if [ -z "${HMM_VM_AGAIN-}" ] && grep -q 'Oops: int3' "$log/console.log"; then
+	say "vm: QEMU ran into an int3 of the kernel's code patching, which is no bug of the kernel's: booting again"
+	cp "$log/console.log" "$log/console-int3.log"
+	rm -rf "$root"
+	HMM_VM_AGAIN=yes exec "$0" "${args[@]}"
+fi
 
 # The splat first: it is the reason for all else.
 "$SCRIPTS/splat.sh" "$log/console.log" ||
