@@ -10,8 +10,8 @@ MAKEFLAGS += --no-print-directory
 # What a user may set on make's command line reaches the scripts by name.
 export KDIR CONFIG TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS
 
-.PHONY: help tree kernel kselftest bench profile demo check lint mutants export \
-	bisect mbox clean
+.PHONY: help tree kernel kselftest regress bench profile demo check lint mutants \
+	export bisect mbox clean
 
 help:		## show this list
 	@echo 'Targets:'
@@ -22,6 +22,7 @@ help:		## show this list
 	@echo '  KDIR=/path      your own 6.12.y git tree instead of Debian'\''s source'
 	@echo '  CONFIG=bench    make kernel: the lean kernel (default: debug)'
 	@echo '  TESTS="a b"     make kselftest: only tests a and b, by name or as the TAP says'
+	@echo '                  make regress: only these lines of scripts/regress/tests'
 	@echo '  TRIPS=n         make kselftest: repeat the round trips n times'
 	@echo '  MUTANTS="a b"   make mutants: only these files of scripts/mutants'
 
@@ -39,6 +40,9 @@ kernel:		## build the kernel with the series (CONFIG=debug or bench)
 
 kselftest:	## run the kselftest in a VM
 	@scripts/kselftest.sh
+
+regress:	## run the kernel's own mm selftests, stock against the series
+	@scripts/regress.sh
 
 bench:		## measure the stock kernel against the series
 	@scripts/bench/bench.sh

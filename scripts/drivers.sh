@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Compiles the drivers that use the migration API, unmodified, against the kernel
-# with the series: nouveau and amdkfd for x86, the ultravisor code for powerpc.
+# with the series: nouveau and amdkfd for x86, the ultravisor code for powerpc; and
+# the outline of one that uses the names of later kernels, scripts/drivers/names.c.
 # The objects alone: nothing here can run them.
 
 . "$(dirname "$0")/lib.sh"
@@ -43,8 +44,18 @@ powerpc()
 		arch/powerpc/kvm/book3s_hv_uvmem.o
 }
 
+# Out of the tree, so that it leaves nothing there.
+names()
+{
+	mkdir -p "$BUILD/names"
+	install -C -m 644 "$SCRIPTS"/drivers/* "$BUILD/names"
+	kmake "$TREE" .drivers M="$BUILD/names" names.o
+}
+
 step 'compiling nouveau and amdkfd' drivers-x86.log 1500 x86 ||
 	die "the drivers do not compile: see $(rel "$LOGS/drivers-x86.log")."
 step 'compiling the ultravisor code' drivers-powerpc.log 1500 powerpc ||
 	die "book3s_hv_uvmem.c does not compile: see $(rel "$LOGS/drivers-powerpc.log")."
+step 'compiling a driver with large folios' drivers-names.log 300 names ||
+	die "scripts/drivers/names.c does not compile: see $(rel "$LOGS/drivers-names.log")."
 say 'the drivers compile unmodified'

@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernel.sh CONFIG [--stock]: builds the kernel, its modules and its headers
 # for user space in .CONFIG of the kernel tree (--stock: of build/stock).
-# CONFIG is bench (lean) or debug (what the tests run on).
+# CONFIG is bench (lean), debug (what the tests run on) or regress (what the
+# kernel's own selftests run on).
 
 . "$(dirname "$0")/lib.sh"
 NAME=kernel
 
 config=${1-}
 case $config in
-bench|debug) ;;
-*)	die "CONFIG=$config is not a configuration: there are bench and debug." ;;
+bench|debug|regress) ;;
+*)	die "CONFIG=$config is not a configuration: there are bench, debug and regress." ;;
 esac
 
 need tree kernel

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds the series' kselftest, runs it in a VM on the debug kernel, and judges
-# its TAP and the kernel's log. In the environment:
+# Builds the programs of the series' kselftest, runs them in a VM on the debug
+# kernel, and judges their TAP and the kernel's log. In the environment:
 #   TESTS            tests to run: names for all fixtures and variants (holes),
-#                    or full ones as in the TAP (hmm_migrate.private.holes)
+#                    or full ones as in the TAP (device.private.zero_page); a
+#                    program that has none of them runs nothing
 #   TRIPS            how often the tests that repeat do so
 #   KSELFTEST_CONFIG the kernel's configuration (debug)
 #   KSELFTEST_TREE   where the built kernel tree is, if not the usual one
@@ -26,11 +27,18 @@ else
 	"$SCRIPTS/kernel.sh" "$config"
 fi
 o=.$config
-test=$tree/tools/testing/selftests/mm/hmm_migrate.c
-[ -e "$test" ] ||
-	die "the series has no ${test#"$tree/"} yet: there is nothing to run."
-static_program "$tree" "$o" "$test" "$tree/$o/hmm_migrate" >"$LOGS/kselftest-build.log" 2>&1 ||
-	die "${test#"$tree/"} does not build: see $(rel "$LOGS/kselftest-build.log")."
+tests=$tree/tools/testing/selftests/mm
+programs=() files=()
+for program in hmm_migrate hmm_migrate_huge; do
+	[ -e "$tests/$program.c" ] || continue
+	programs+=("$program")
+	files+=(--file "$tree/$o/$program:/bin/$program")
+	static_program "$tree" "$o" "$tests/$program.c" "$tree/$o/$program" \
+		>"$LOGS/kselftest-build.log" 2>&1 ||
+		die "$program.c of the kselftest does not build: see $(rel "$LOGS/kselftest-build.log")."
+done
+[ ${#programs[@]} -gt 0 ] ||
+	die "the series has no kselftest yet: there is nothing to run."
 
 filters=''
 for t in ${TESTS-}; do
@@ -50,12 +58,16 @@ export HMM_MIGRATE_MODULE=/lib/test_hmm_migrate.ko
 insmod \$HMM_MIGRATE_MODULE || exit 100
 echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0 || exit 103
+# khugepaged must not make huge pages of what a test wants to be small.
+echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 # KUnit ran when the kernel booted. Its lines must not pass for this test's.
 for f in /sys/kernel/debug/kunit/migrate_vma*/results; do
 	[ ! -e "\$f" ] || sed 's/^/kunit: /' "\$f"
 done
-hmm_migrate$filters
-rc=\$?
+rc=0
+for program in ${programs[*]}; do
+	\$program$filters || rc=\$?
+done
 # It waits for ever for memory that somebody leaked, and cannot be killed.
 rmmod test_hmm_migrate &
 rmmod=\$!
@@ -80,17 +92,18 @@ say "running the kselftest on the $config kernel"
 vm=0
 "$SCRIPTS/vm.sh" --kernel "$tree/$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" \
 	--file "$tree/$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko" \
-	--file "$tree/$o/hmm_migrate:/bin/hmm_migrate" \
+	"${files[@]}" \
 	--timeout "${KSELFTEST_TIMEOUT:-1500}" --append "${KSELFTEST_APPEND-}" || vm=$?
 
-# Every planned test must have a result. A result's line is
+# Every program must have a plan, and every planned test a result. A result's line is
 #   [not ]ok NUMBER NAME [# SKIP REASON]
 # and one of KUnit's is indented behind its mark.
 kunit=0
 if [ "$config" = debug ] && grep -q '^config MIGRATE_VMA_KUNIT_TEST$' "$tree/mm/Kconfig"; then
 	kunit=$(find "$tree/mm/migrate_vma/tests" -name '*-kunit.h' -exec cat {} + | grep -c '^	KUNIT_CASE(')
 fi
-tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tally" -v kunit="$kunit" '
+tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tally" -v kunit="$kunit" \
+		-v programs=${#programs[@]} '
 	BEGIN {
 		while ((getline line <skips) > 0)
 			if (split(line, w, " ") > 1 && w[1] !~ /^#/)
@@ -99,7 +112,7 @@ tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tall
 	/^kunit:     not ok / { failed[nfailed++] = "kunit " $5; nkunit++; next }
 	/^kunit:     ok .*# *SKIP/ { failed[nfailed++] = "kunit, skipped: " $4; nkunit++; next }
 	/^kunit:     ok / { npassed++; nkunit++; next }
-	/^1\.\.[0-9]+/ { plan = substr($1, 4) + 0; planned = 1 }
+	/^1\.\.[0-9]+/ { plan += substr($1, 4); nplans++ }
 	/^not ok [0-9]+ / { failed[nfailed++] = $4; next }
 	/^ok [0-9]+ .*# *SKIP/ {
 		if ($3 in allowed)
@@ -112,18 +125,21 @@ tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tall
 	}
 	/^ok [0-9]+ / { npassed++ }
 	END {
+		tests = plan + 0
 		plan += kunit
 		missing = plan - npassed - nfailed - nskipped
 		printf "%d %d %d\n", npassed, nfailed + (missing > 0 ? missing : 0), nskipped >tally
 		for (i = 0; i < nfailed; i++)
 			print "failed: " failed[i]
-		if (!planned || plan == 0)
+		if (!tests)
 			print "no test ran at all"
+		else if (nplans + 0 != programs)
+			print programs " programs, but " nplans + 0 " plans"
 		else if (nkunit + 0 != kunit)
 			print "KUnit has " kunit " tests, the results are " nkunit + 0
 		else if (missing)
 			print "the plan is " plan " tests, the results are " plan - missing
-		exit nfailed || missing || !plan
+		exit nfailed || missing || !tests || nplans != programs
 	}' >"$log/verdict" || vm=1
 cat "$log/verdict"
 

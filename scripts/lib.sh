@@ -119,7 +119,7 @@ configure()
 fragments()
 {
 	echo "$SCRIPTS/config/bench.config"
-	if [ "$1" = debug ]; then echo "$SCRIPTS/config/debug.config"; fi
+	if [ "$1" != bench ]; then echo "$SCRIPTS/config/$1.config"; fi
 	if grep -q '^config TEST_HMM_MIGRATE$' "$2/lib/Kconfig.debug"; then
 		echo "$SCRIPTS/config/series.config"
 	fi

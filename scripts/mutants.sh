@@ -36,7 +36,7 @@ mapfile -t mutants < <(
 # built again. build/linux itself is never touched.
 fresh()
 {
-	rsync -a --delete --exclude=/.git --exclude='/.bench' --exclude='/.debug' --exclude='/.lint' \
+	rsync -a --delete --exclude=/.git --exclude='/.bench' --exclude='/.debug' --exclude=/.regress --exclude='/.lint' \
 		"$TREE/" "$tree/"
 	rsync -a --delete "$TREE/.$config/" "$tree/.$config/"
 }

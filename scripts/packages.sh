@@ -12,6 +12,7 @@ declare -A GROUP=(
 	[lint]='perl python3 python3-ply python3-git sparse shellcheck'
 	[patches]='quilt b4'
 	[bench]='gnuplot-nox python3'
+	[regress]='libnuma-dev liburing-dev xfsprogs python3'
 	[powerpc]='gcc-powerpc64le-linux-gnu'
 )
 
@@ -30,10 +31,13 @@ declare -A TRIES=(
 	[gnuplot-nox]='command -v gnuplot'
 	[kmod]='command -v depmod'
 	[libelf-dev]='test -e /usr/include/libelf.h'
+	[libnuma-dev]='test -e /usr/include/numa.h'
 	[libssl-dev]='test -e /usr/include/openssl/ssl.h'
+	[liburing-dev]='test -e /usr/include/liburing.h'
 	[python3-git]='python3 -c import\ git'
 	[python3-ply]='python3 -c import\ ply'
 	[qemu-system-x86]='command -v qemu-system-x86_64'
+	[xfsprogs]='command -v mkfs.xfs'
 	[xz-utils]='command -v xz'
 )
 

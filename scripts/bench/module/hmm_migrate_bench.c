@@ -115,7 +115,8 @@ static void bench_folio_free(struct folio *folio)
 
 static void ready(struct page *page, unsigned int order)
 {
-	zone_device_folio_init(page_folio(page), &pgmap, order);
+	/* Not page_folio(): a free page may pass for a tail of an earlier folio. */
+	zone_device_folio_init((struct folio *)page, &pgmap, order);
 }
 #else
 static void bench_page_free(struct page *page)
@@ -157,9 +158,12 @@ static struct page *alloc_system(unsigned int order)
 /* How many pages the entry in src[] or dst[] stands for. */
 static unsigned int entry_order(unsigned long entry)
 {
-	if (entry & MIGRATE_PFN_COMPOUND)
-		return folio_order(page_folio(migrate_pfn_to_page(entry)));
-	return 0;
+	struct page *page = migrate_pfn_to_page(entry);
+
+	if (!(entry & MIGRATE_PFN_COMPOUND))
+		return 0;
+	/* A hole of more than a page is as large as a PMD maps. */
+	return page ? folio_order(page_folio(page)) : PMD_SHIFT - PAGE_SHIFT;
 }
 
 static void alloc_all(struct migrate_vma *args, bool back)
