@@ -56,6 +56,7 @@
 #define NR_DEVICES		TEST_HMM_MIGRATE_MAX_DEVICES
 #define MAX_ORDER_DEVICE	TEST_HMM_MIGRATE_MAX_ORDER
 #define DEFAULT_CHUNK		max_t(unsigned long, SZ_2M, PMD_SIZE)
+#define HUGE_ORDER		(PMD_SHIFT - PAGE_SHIFT)
 #define MAX_CHUNK		SZ_1G
 #define SNAPSHOT_PAGES		512UL
 #define FAULT_PAGES		64UL
@@ -123,6 +124,8 @@ struct injection {
  * @evict_batch: allocated beforehand, eviction is when memory is short
  * @inject_lock: protects @inject
  * @inject: failures to inject
+ * @fault_order: up to which order a CPU fault brings back a whole folio
+ * @splits: device folios that were split
  * @to_device: pages by what became of them
  * @to_system: the same for the way back
  * @time: nanoseconds by part
@@ -148,6 +151,8 @@ struct testdev {
 	spinlock_t inject_lock;		/* see above */
 	struct injection inject[TEST_HMM_MIGRATE_NR_FAIL];
 
+	unsigned int fault_order;
+	atomic64_t splits;
 	atomic64_t to_device[TEST_HMM_MIGRATE_NR_FATES];
 	atomic64_t to_system[TEST_HMM_MIGRATE_NR_FATES];
 	atomic64_t time[TEST_HMM_MIGRATE_NR_TIMES];
@@ -205,6 +210,8 @@ struct flight {
  * @fault_page: the page that the CPU faulted on, or NULL
  * @to_device: direction
  * @skip_holes: leave holes alone
+ * @huge: take what is as large as a huge page whole
+ * @relocate: from the device to the same device
  */
 struct move {
 	struct testdev *device;
@@ -214,6 +221,8 @@ struct move {
 	struct page *fault_page;
 	bool to_device;
 	bool skip_holes;
+	bool huge;
+	bool relocate;
 };
 
 static struct testdev *testdevs[NR_DEVICES];
@@ -223,10 +232,10 @@ static unsigned int nr_testdevs;
 
 static struct testdev *page_to_testdev(struct page *page)
 {
-	return container_of(page->pgmap, struct testdev, pgmap);
+	return container_of(page_pgmap(page), struct testdev, pgmap);
 }
 
-/* By address and not by page->pgmap: @pfn may be of any driver, or stale. */
+/* By address and not by page_pgmap(): @pfn may be of any driver, or stale. */
 static struct testdev *pfn_to_testdev(unsigned long pfn)
 {
 	unsigned int i;
@@ -333,32 +342,51 @@ static void testdev_give_back(struct testdev *device, unsigned long pfn,
 	gen_pool_free(device->pool, PFN_PHYS(pfn), PAGE_SIZE << order);
 }
 
-/* A page of the device, referenced and locked, or NULL. */
-static struct page *testdev_alloc_page(struct testdev *device)
+/*
+ * A folio of the device, referenced and locked, or NULL. What a real driver would
+ * keep for a folio is not needed here: it is the device, and whether it is there
+ * tells whether nobody has forgotten to tell us of a new folio.
+ */
+static struct folio *testdev_alloc_folio(struct testdev *device,
+					 unsigned int order)
 {
-	unsigned long pfn = testdev_take(device, 0);
-	struct page *page;
+	unsigned long pfn = testdev_take(device, order);
+	struct folio *folio;
 
 	if (!pfn)
 		return NULL;
 
-	page = pfn_to_page(pfn);
-	zone_device_page_init(page);
-	return page;
+	/* Tail pages that earlier folios left are no matter. */
+	folio = (struct folio *)pfn_to_page(pfn);
+	zone_device_folio_init(folio, &device->pgmap, order);
+	folio_set_zone_device_data(folio, device);
+	return folio;
 }
 
-static void testdev_page_free(struct page *page)
+static void testdev_folio_free(struct folio *folio)
 {
-	struct testdev *device = page_to_testdev(page);
+	struct testdev *device = page_to_testdev(&folio->page);
+	unsigned long i;
 
+	WARN_ON_ONCE(folio_zone_device_data(folio) != device);
 	/*
-	 * Whoever gets this page next must find nothing in it that could pass
-	 * for the copy that a bug left out. Before the page goes back: it may
-	 * be handed out again at once.
+	 * Whoever gets this memory next must find nothing in it that could pass
+	 * for the copy that a bug left out. Before it goes back: it may be handed
+	 * out again at once.
 	 */
-	if (poison)
-		fill_contents(page, POISON);
-	testdev_give_back(device, page_to_pfn(page), 0);
+	for (i = 0; poison && i < folio_nr_pages(folio); i++)
+		fill_contents(folio_page(folio, i), POISON);
+	testdev_give_back(device, folio_pfn(folio), folio_order(folio));
+}
+
+static void testdev_folio_split(struct folio *head, struct folio *tail)
+{
+	struct testdev *device = folio_zone_device_data(head);
+
+	if (!tail)
+		return;
+	atomic64_inc(&device->splits);
+	folio_set_zone_device_data(tail, device);
 }
 
 /* What every ioctl for a range asks of it. */
@@ -494,7 +522,7 @@ static void client_commit(struct client *client, struct flight *flight,
 			  struct move *move, struct batch *batch)
 {
 	unsigned long index = move->start >> PAGE_SHIFT;
-	unsigned long i;
+	unsigned long i, dst, pfn, first = 0;
 
 	/* hmm_range_fault() would refuse to enter it too. */
 	if (!(move->vma->vm_flags & VM_READ))
@@ -502,13 +530,15 @@ static void client_commit(struct client *client, struct flight *flight,
 
 	mutex_lock(&client->lock);
 	for (i = 0; i < batch->npages && !flight->stale; i++) {
-		unsigned long dst = batch->dst[i];
-
+		if (batch->dst[i])
+			first = i;
 		if (batch->fates[i] < TEST_HMM_MIGRATE_MOVED)
 			continue;
+		dst = batch->dst[first];
+		pfn = page_to_pfn(migrate_pfn_to_page(dst)) + i - first;
 		xa_store(&client->page_table, index + i,
-			 device_entry(page_to_pfn(migrate_pfn_to_page(dst)),
-				      dst & MIGRATE_PFN_WRITE), GFP_NOWAIT);
+			 device_entry(pfn, dst & MIGRATE_PFN_WRITE),
+			 GFP_NOWAIT);
 	}
 	mutex_unlock(&client->lock);
 }
@@ -774,6 +804,14 @@ static long client_write(struct client *client, void *argument)
 /* It became present since hmm_range_fault() looked at it. */
 #define LOOK_AGAIN		(TEST_HMM_MIGRATE_INVALID + 1)
 
+static u8 device_where(struct client *client, swp_entry_t entry)
+{
+	struct testdev *device = pfn_to_testdev(swp_offset_pfn(entry));
+
+	return device == client->device ? TEST_HMM_MIGRATE_THIS_DEVICE :
+					  TEST_HMM_MIGRATE_OTHER_DEVICE;
+}
+
 /*
  * To hmm_range_fault() a hole, a swapped page and another device's private page
  * are all the same nothing. This tells them apart by the entry itself, and puts
@@ -785,7 +823,6 @@ static long client_write(struct client *client, void *argument)
  */
 static u8 pte_where(struct client *client, pte_t pte)
 {
-	struct testdev *device;
 	swp_entry_t entry;
 
 	if (pte_none(pte))
@@ -806,16 +843,15 @@ static u8 pte_where(struct client *client, pte_t pte)
 		return TEST_HMM_MIGRATE_SYSTEM;
 	if (!is_device_private_entry(entry))
 		return TEST_HMM_MIGRATE_INVALID;
-
-	device = pfn_to_testdev(swp_offset_pfn(entry));
-	return device == client->device ? TEST_HMM_MIGRATE_THIS_DEVICE :
-					  TEST_HMM_MIGRATE_OTHER_DEVICE;
+	return device_where(client, entry);
 }
 
 static u8 pmd_where(struct client *client, pmd_t pmd, unsigned long addr)
 {
 	if (pmd_none(pmd))
 		return TEST_HMM_MIGRATE_NONE;
+	if (is_pmd_device_private_entry(pmd))
+		return device_where(client, pmd_to_swp_entry(pmd));
 	if (is_pmd_migration_entry(pmd))
 		return TEST_HMM_MIGRATE_MIGRATING;
 	if (!pmd_present(pmd))
@@ -1063,78 +1099,148 @@ static int copy_page_contents(struct testdev *device, struct page *to,
 	return 0;
 }
 
-/* A page of ordinary memory, referenced and locked, or NULL. */
-static struct page *system_alloc_page(struct move *move, unsigned long addr)
+/* Ordinary memory, referenced and locked, or NULL. */
+static struct folio *system_alloc_folio(struct move *move, unsigned long addr,
+					unsigned int order)
 {
-	struct page *page;
+	gfp_t gfp = order ? GFP_TRANSHUGE : GFP_HIGHUSER_MOVABLE;
+	struct folio *folio;
 
-	if (testdev_fails(move->device, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC, 0))
+	if (testdev_fails(move->device, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC, order))
 		return NULL;
 
 	if (move->vma)
-		page = alloc_page_vma(GFP_HIGHUSER_MOVABLE, move->vma, addr);
+		folio = vma_alloc_folio(gfp, order, move->vma, addr, order);
 	else
-		page = alloc_page(GFP_HIGHUSER_MOVABLE);
-	if (!page)
+		folio = folio_alloc(gfp, order);
+	if (!folio)
 		return NULL;
 
-	lock_page(page);
-	return page;
+	folio_lock(folio);
+	return folio;
 }
 
-/* Find a new page for slot @i and copy the old one's contents. */
-static u8 move_page(struct move *move, struct batch *batch, unsigned long i)
+static struct folio *move_alloc(struct move *move, unsigned long i,
+				unsigned int order)
 {
-	unsigned long src = batch->src[i];
-	struct page *from = migrate_pfn_to_page(src);
-	bool writable = src & MIGRATE_PFN_WRITE;
-	struct page *to;
-
-	if (!(src & MIGRATE_PFN_MIGRATE))
-		return TEST_HMM_MIGRATE_NOT_SELECTED;
-	if (!from && (!move->to_device || move->skip_holes))
-		return TEST_HMM_MIGRATE_NO_SOURCE;
-
 	if (move->to_device)
-		to = testdev_alloc_page(move->device);
-	else
-		to = system_alloc_page(move, move->start + (i << PAGE_SHIFT));
+		return testdev_alloc_folio(move->device, order);
+	return system_alloc_folio(move, move->start + (i << PAGE_SHIFT), order);
+}
+
+static int copy_folio_contents(struct testdev *device, struct folio *to,
+			       struct page *from)
+{
+	unsigned long i;
+	int ret = 0;
+
+	for (i = 0; !ret && i < folio_nr_pages(to); i++) {
+		ret = copy_page_contents(device, folio_page(to, i),
+					 from ? from + i : NULL);
+		cond_resched();
+	}
+	return ret;
+}
+
+/*
+ * Find a new folio of @order for what begins at slot @i, and copy the contents of
+ * @from. The entry of the old one is @src.
+ */
+static u8 move_folio(struct move *move, struct batch *batch, unsigned long i,
+		     unsigned long src, struct page *from, unsigned int order)
+{
+	bool writable = src & MIGRATE_PFN_WRITE;
+	struct folio *to = move_alloc(move, i, order);
+
 	if (!to)
 		return TEST_HMM_MIGRATE_NO_DESTINATION;
 
-	if (copy_page_contents(move->device, to, from)) {
-		unlock_page(to);
-		put_page(to);
+	if (copy_folio_contents(move->device, to, from)) {
+		folio_unlock(to);
+		folio_put(to);
 		return TEST_HMM_MIGRATE_COPY_FAILED;
 	}
 
 	/* A hole gets the access that the vma allows, see migrate_vma_pages(). */
 	if (!from)
 		writable = move->vma->vm_flags & VM_WRITE;
-	batch->dst[i] = migrate_pfn(page_to_pfn(to)) |
+	batch->dst[i] = migrate_pfn(folio_pfn(to)) |
+			(order ? MIGRATE_PFN_COMPOUND : 0) |
 			(writable ? MIGRATE_PFN_WRITE : 0);
 	return from ? TEST_HMM_MIGRATE_MOVED : TEST_HMM_MIGRATE_FILLED;
 }
 
-static void move_pages_contents(struct move *move, struct batch *batch)
+/* The order of what slot @i stands for: a folio, or a hole. */
+static unsigned int unit_order(struct batch *batch, unsigned long i)
 {
+	struct page *page = migrate_pfn_to_page(batch->src[i]);
+
+	if (!(batch->src[i] & MIGRATE_PFN_COMPOUND))
+		return 0;
+	return page ? folio_order(page_folio(page)) : HUGE_ORDER;
+}
+
+/* The same for all its pages one by one, as there is no memory for it whole. */
+static void move_unit_in_parts(struct move *move, struct batch *batch,
+			       unsigned long first, unsigned int order)
+{
+	struct page *from = migrate_pfn_to_page(batch->src[first]);
 	unsigned long i;
 
-	for (i = 0; i < batch->npages; i++)
-		batch->fates[i] = move_page(move, batch, i);
+	for (i = 0; i < 1UL << order; i++)
+		batch->fates[first + i] =
+			move_folio(move, batch, first + i, batch->src[first],
+				   from ? from + i : NULL, 0);
+}
+
+/* Find memory for what slot @i stands for. */
+static void move_unit(struct move *move, struct batch *batch, unsigned long i,
+		      unsigned int order)
+{
+	unsigned long src = batch->src[i];
+	struct page *from = migrate_pfn_to_page(src);
+	u8 fate;
+
+	if (!(src & MIGRATE_PFN_MIGRATE))
+		fate = TEST_HMM_MIGRATE_NOT_SELECTED;
+	else if (!from && (!move->to_device || move->skip_holes))
+		fate = TEST_HMM_MIGRATE_NO_SOURCE;
+	else
+		fate = move_folio(move, batch, i, src, from, order);
+
+	if (order && fate == TEST_HMM_MIGRATE_NO_DESTINATION)
+		move_unit_in_parts(move, batch, i, order);
+	else
+		memset(batch->fates + i, fate, 1UL << order);
+}
+
+static void move_pages_contents(struct move *move, struct batch *batch)
+{
+	unsigned long i, next;
+	unsigned int order;
+
+	for (i = 0; i < batch->npages; i = next) {
+		order = unit_order(batch, i);
+		next = i + (1UL << order);
+		move_unit(move, batch, i, order);
+	}
 }
 
 /* After migrate_vma_pages(), which takes MIGRATE away from what it refuses. */
 static void move_settle(struct move *move, struct batch *batch,
 			struct counts *counts)
 {
-	unsigned long i;
+	unsigned long i, src = 0, next = 0;
 
 	for (i = 0; i < batch->npages; i++) {
 		u8 *fate = &batch->fates[i];
 
+		if (i >= next) {
+			src = batch->src[i];
+			next = i + (1UL << unit_order(batch, i));
+		}
 		if (*fate >= TEST_HMM_MIGRATE_MOVED &&
-		    !(batch->src[i] & MIGRATE_PFN_MIGRATE))
+		    !(src & MIGRATE_PFN_MIGRATE))
 			*fate = TEST_HMM_MIGRATE_REFUSED;
 		/* Without a vma that is a page of the device that nobody uses. */
 		if (!move->vma && *fate == TEST_HMM_MIGRATE_NOT_SELECTED)
@@ -1145,7 +1251,7 @@ static void move_settle(struct move *move, struct batch *batch,
 
 static unsigned long move_select(struct move *move)
 {
-	if (move->to_device)
+	if (move->to_device && !move->relocate)
 		return MIGRATE_VMA_SELECT_SYSTEM;
 	if (move->device->kind == TEST_HMM_MIGRATE_PRIVATE)
 		return MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
@@ -1163,7 +1269,8 @@ static int move_stages(struct move *move, struct batch *batch,
 		.src = batch->src,
 		.dst = batch->dst,
 		.pgmap_owner = move->device,
-		.flags = move_select(move),
+		.flags = move_select(move) |
+			 (move->huge ? MIGRATE_VMA_SELECT_COMPOUND : 0),
 		.fault_page = move->fault_page,
 	};
 	u64 then = ktime_get_ns();
@@ -1251,7 +1358,10 @@ static int client_move(struct client *client,
 		.device = client->device,
 		.client = client,
 		.to_device = to_device,
-		.skip_holes = range->flags & TEST_HMM_MIGRATE_SKIP_HOLES,
+		.skip_holes = range->flags & (TEST_HMM_MIGRATE_SKIP_HOLES |
+					      TEST_HMM_MIGRATE_RELOCATE),
+		.huge = range->flags & TEST_HMM_MIGRATE_HUGE,
+		.relocate = range->flags & TEST_HMM_MIGRATE_RELOCATE,
 	};
 	unsigned long chunk = range->chunk ?: DEFAULT_CHUNK;
 	unsigned long end = range->addr + range->length;
@@ -1274,7 +1384,9 @@ static int client_move(struct client *client,
 static long client_migrate(struct client *client,
 			   struct test_hmm_migrate_range *range, bool to_device)
 {
-	u32 flags = to_device ? TEST_HMM_MIGRATE_SKIP_HOLES : 0;
+	u32 flags = TEST_HMM_MIGRATE_HUGE |
+		    (to_device ? TEST_HMM_MIGRATE_SKIP_HOLES |
+				 TEST_HMM_MIGRATE_RELOCATE : 0);
 	struct mm_struct *mm = client->mm;
 	struct counts counts = {};
 	long ret;
@@ -1323,37 +1435,79 @@ static vm_fault_t fate_to_fault(u8 fate)
 	}
 }
 
-/* The CPU touched private memory. Only this page comes back. */
-static vm_fault_t testdev_migrate_to_ram(struct vm_fault *vmf)
+/* Bring back @npages pages at @start, for the fault that @vmf is. */
+static vm_fault_t fault_move(struct vm_fault *vmf, struct batch *batch,
+			     unsigned long start, unsigned long npages)
 {
 	struct testdev *device = page_to_testdev(vmf->page);
-	unsigned long src = 0, dst = 0;
-	u8 fate = TEST_HMM_MIGRATE_NOT_SELECTED;
+	unsigned long i = (PAGE_ALIGN_DOWN(vmf->address) - start) >> PAGE_SHIFT;
+	struct move move = {
+		.device = device,
+		.vma = vmf->vma,
+		.start = start,
+		.fault_page = vmf->page,
+		.huge = true,
+	};
+	struct counts counts = {};
+
+	batch_reset(batch, npages);
+	batch->fates[i] = TEST_HMM_MIGRATE_NOT_SELECTED;
+	if (move_stages(&move, batch, NULL, &counts))
+		return VM_FAULT_SIGBUS;
+
+	counts_to_device(&counts, device, false);
+	return fate_to_fault(batch->fates[i]);
+}
+
+static vm_fault_t fault_move_page(struct vm_fault *vmf)
+{
+	unsigned long src, dst;
+	u8 fate;
 	struct batch batch = {
 		.max = 1,
-		.npages = 1,
 		.src = &src,
 		.dst = &dst,
 		.fates = &fate,
 	};
-	struct move move = {
-		.device = device,
-		.vma = vmf->vma,
-		.start = PAGE_ALIGN_DOWN(vmf->address),
-		.fault_page = vmf->page,
-	};
-	struct counts counts = {};
+
+	return fault_move(vmf, &batch, PAGE_ALIGN_DOWN(vmf->address), 1);
+}
+
+/* All of the folio that this vma may map. */
+static vm_fault_t fault_move_folio(struct vm_fault *vmf, struct folio *folio)
+{
+	unsigned long addr = PAGE_ALIGN_DOWN(vmf->address);
+	unsigned long before = folio_page_idx(folio, vmf->page) << PAGE_SHIFT;
+	unsigned long start, end;
+	struct batch batch;
+	vm_fault_t ret;
+
+	start = addr - min(before, addr - vmf->vma->vm_start);
+	end = min(addr - before + folio_size(folio), vmf->vma->vm_end);
+	if (batch_alloc(&batch, (end - start) >> PAGE_SHIFT))
+		ret = fault_move_page(vmf);
+	else
+		ret = fault_move(vmf, &batch, start, (end - start) >> PAGE_SHIFT);
+	batch_free(&batch);
+	return ret;
+}
+
+/* The CPU touched private memory. */
+static vm_fault_t testdev_migrate_to_ram(struct vm_fault *vmf)
+{
+	struct testdev *device = page_to_testdev(vmf->page);
+	struct folio *folio = page_folio(vmf->page);
+	unsigned int order = folio_order(folio);
 
 	atomic64_inc(&device->cpu_faults);
-	if (move_stages(&move, &batch, NULL, &counts))
-		return VM_FAULT_SIGBUS;
-
-	counts_to_device(&counts, device, false);
-	return fate_to_fault(fate);
+	if (order && order <= READ_ONCE(device->fault_order))
+		return fault_move_folio(vmf, folio);
+	return fault_move_page(vmf);
 }
 
 static const struct dev_pagemap_ops testdev_pgmap_ops = {
-	.page_free = testdev_page_free,
+	.folio_free = testdev_folio_free,
+	.folio_split = testdev_folio_split,
 	.migrate_to_ram = testdev_migrate_to_ram,
 };
 
@@ -1363,7 +1517,7 @@ static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
 			       unsigned long npages, struct counts *counts)
 {
 	struct batch *batch = &device->evict_batch;
-	struct move move = { .device = device };
+	struct move move = { .device = device, .huge = true };
 	u64 then;
 
 	batch_reset(batch, npages);
@@ -1500,6 +1654,7 @@ static long client_statistics(struct client *client, void *argument)
 	read_counters(stats->to_system, device->to_system,
 		      TEST_HMM_MIGRATE_NR_FATES, reset);
 	read_counters(stats->time, device->time, TEST_HMM_MIGRATE_NR_TIMES, reset);
+	read_counters(&stats->splits, &device->splits, 1, reset);
 	read_counters(&stats->cpu_faults, &device->cpu_faults, 1, reset);
 	read_counters(&stats->device_faults, &device->device_faults, 1, reset);
 	read_counters(stats->allocated, device->allocated,
@@ -1523,6 +1678,18 @@ static long client_inject(struct client *client, void *argument)
 	device->inject[inject->what].nth = inject->nth;
 	WRITE_ONCE(device->inject[inject->what].times, inject->times);
 	spin_unlock(&device->inject_lock);
+	return 0;
+}
+
+static long client_fault_order(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_fault_order *fault_order = argument;
+
+	if (fault_order->flags || fault_order->reserved ||
+	    fault_order->order > MAX_ORDER_DEVICE)
+		return -EINVAL;
+
+	WRITE_ONCE(client->device->fault_order, fault_order->order);
 	return 0;
 }
 
@@ -1663,6 +1830,7 @@ union argument {
 	struct test_hmm_migrate_statistics statistics;
 	struct test_hmm_migrate_inject inject;
 	struct test_hmm_migrate_hold hold;
+	struct test_hmm_migrate_fault_order fault_order;
 };
 
 #define COMMAND(_number, _type, _run) \
@@ -1688,6 +1856,8 @@ static const struct command {
 		client_statistics),
 	COMMAND(TEST_HMM_MIGRATE_INJECT, test_hmm_migrate_inject, client_inject),
 	COMMAND(TEST_HMM_MIGRATE_HOLD, test_hmm_migrate_hold, client_hold),
+	COMMAND(TEST_HMM_MIGRATE_FAULT_ORDER, test_hmm_migrate_fault_order,
+		client_fault_order),
 };
 
 static long run_command(struct client *client, const struct command *command,
@@ -1878,6 +2048,7 @@ static int testdev_create(unsigned int kind, struct resource *region, u64 size)
 
 	device->id = nr_testdevs;
 	device->kind = kind;
+	device->fault_order = MAX_ORDER_DEVICE;
 	device->region = region;
 	device->pgmap.range.start = region->start;
 	device->pgmap.range.end = region->start + size - 1;

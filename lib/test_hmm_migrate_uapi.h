@@ -99,11 +99,16 @@ struct test_hmm_migrate_info {
 
 /* Leave holes and zero pages alone. To the device only. */
 #define TEST_HMM_MIGRATE_SKIP_HOLES	0x1
+/* Take what is as large as a huge page whole: folios, and (to the device) holes. */
+#define TEST_HMM_MIGRATE_HUGE		0x2
+/* From the device's own memory to other memory of it. To the device only. */
+#define TEST_HMM_MIGRATE_RELOCATE	0x4
 
 /**
  * struct test_hmm_migrate_range - migrate a range to the device, or back
  * @size: size of this structure in bytes
- * @flags: TEST_HMM_MIGRATE_SKIP_HOLES or 0
+ * @flags: TEST_HMM_MIGRATE_SKIP_HOLES, TEST_HMM_MIGRATE_HUGE,
+ *	   TEST_HMM_MIGRATE_RELOCATE
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size
  * @chunk: bytes for each trip through the stages, a multiple of the page size,
@@ -115,7 +120,7 @@ struct test_hmm_migrate_info {
  * @time: (out) nanoseconds by part
  *
  * Pages that cannot move stay where they were and are counted; that alone is
- * no error.
+ * no error. Where there is no memory for a huge page, small pages are taken.
  *
  * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or
  * device memory for example. What lies before it has been dealt with.
@@ -245,6 +250,7 @@ struct test_hmm_migrate_evict {
  * @allocated: (out) device allocations by order
  * @freed: (out) frees of device memory by order
  * @injected: (out) failures injected, by TEST_HMM_MIGRATE_FAIL_*
+ * @splits: (out) device folios that were split
  */
 struct test_hmm_migrate_statistics {
 	__u32 size;
@@ -257,6 +263,7 @@ struct test_hmm_migrate_statistics {
 	__u64 allocated[TEST_HMM_MIGRATE_MAX_ORDER + 1];
 	__u64 freed[TEST_HMM_MIGRATE_MAX_ORDER + 1];
 	__u64 injected[4];
+	__u64 splits;
 };
 
 /* What can be made to fail. */
@@ -321,6 +328,25 @@ struct test_hmm_migrate_hold {
 	__u64 pages;
 };
 
+/**
+ * struct test_hmm_migrate_fault_order - what a CPU fault brings back
+ * @size: size of this structure in bytes
+ * @flags: must be 0
+ * @order: of a device folio up to this order the whole folio, of a larger one the
+ *	   page that was touched alone; TEST_HMM_MIGRATE_MAX_ORDER at first
+ * @reserved: must be 0
+ *
+ * For the whole device.
+ *
+ * EINVAL: no such @order.
+ */
+struct test_hmm_migrate_fault_order {
+	__u32 size;
+	__u32 flags;
+	__u32 order;
+	__u32 reserved;
+};
+
 /*
  * The size travels in the structure, so it is not a part of the number: the
  * number stays when a structure grows.
@@ -335,5 +361,6 @@ struct test_hmm_migrate_hold {
 #define TEST_HMM_MIGRATE_STATISTICS	_IO(0xB9, 0x07)
 #define TEST_HMM_MIGRATE_INJECT		_IO(0xB9, 0x08)
 #define TEST_HMM_MIGRATE_HOLD		_IO(0xB9, 0x09)
+#define TEST_HMM_MIGRATE_FAULT_ORDER	_IO(0xB9, 0x0a)
 
 #endif /* _LIB_TEST_HMM_MIGRATE_UAPI_H */

@@ -54,16 +54,25 @@ bool migrate_backoff(unsigned int pass)
 /**
  * struct migrate_collect - one pass over the page tables
  * @migrate: the caller's range
+ * @fault_page: see there
  * @tally: what is counted
  * @again: only addresses that an earlier pass remembered
+ * @huge_holes: a hole as large as a PMD maps may be filled whole
  * @nr_again: pages that this pass remembered
+ * @split: a page of a large folio, locked and with a reference (or the fault's
+ *	page, and the fault has these), that the walk stops at to have it split
+ * @whole: the last folio that could not be split; only to be compared with
  * @rmap: what is to be accounted for before the page-table lock is dropped
  */
 struct migrate_collect {
 	struct migrate_vma *migrate;
+	struct page *fault_page;
 	struct migrate_tally *tally;
 	bool again;
+	bool huge_holes;
 	unsigned long nr_again;
+	struct page *split;
+	struct folio *whole;
 	struct rmap_batch rmap;
 };
 
@@ -142,19 +151,69 @@ static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
 	migrate_passed_hole(collect->tally, 0);
 }
 
+/* A unit as large as a PMD maps; in another pass its slots are remembered ones. */
+static void collect_huge_slot(struct migrate_collect *collect,
+			      unsigned long *slot, unsigned long entry)
+{
+	if (collect->again)
+		memset(slot, 0, sizeof(*slot) << MIGRATE_HUGE_ORDER);
+	*slot = entry | MIGRATE_PFN_COMPOUND;
+}
+
+static void collect_huge_hole(struct migrate_collect *collect,
+			      unsigned long *slot)
+{
+	collect_huge_slot(collect, slot, MIGRATE_PFN_MIGRATE);
+	migrate_passed_hole(collect->tally, MIGRATE_HUGE_ORDER);
+}
+
+/* Does [start, end) begin with all that a PMD maps? */
+static bool collect_is_huge(unsigned long start, unsigned long end)
+{
+	return IS_ALIGNED(start, PMD_SIZE) && end - start >= PMD_SIZE;
+}
+
 static int collect_holes(unsigned long start, unsigned long end,
 			 __always_unused int depth, struct mm_walk *walk)
 {
 	struct migrate_collect *collect = walk->private;
-	unsigned long addr;
+	unsigned long addr = start;
 
-	for (addr = start; addr < end; addr += PAGE_SIZE) {
+	while (addr < end) {
 		unsigned long *slot = collect_slot(collect, addr);
 
+		if (collect->huge_holes && collect_is_huge(addr, end)) {
+			collect_huge_hole(collect, slot);
+			addr += PMD_SIZE;
+			continue;
+		}
 		if (!collect_done(collect, slot))
 			collect_hole(collect, slot);
+		addr += PAGE_SIZE;
 	}
 	return 0;
+}
+
+static bool collect_takes_huge(struct migrate_vma *migrate)
+{
+	return thp_migration_supported() &&
+	       (migrate->flags & (MIGRATE_VMA_SELECT_COMPOUND |
+				  MIGRATE_VMA_SELECT_LARGE));
+}
+
+/*
+ * Where a page fault would not put a huge page, a hole is not filled with one
+ * either.
+ */
+static bool collect_wants_huge_holes(struct migrate_vma *migrate)
+{
+	struct vm_area_struct *vma = migrate->vma;
+
+	return collect_takes_huge(migrate) && vma_is_anonymous(vma) &&
+	       !(vma->vm_flags & VM_DROPPABLE) &&
+	       thp_vma_allowable_order(vma, vma->vm_flags,
+				       TVA_IN_PF | TVA_ENFORCE_SYSFS,
+				       MIGRATE_HUGE_ORDER);
 }
 
 /* The whole of [start, end) is locked by somebody. */
@@ -358,12 +417,11 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 				unsigned long flag)
 {
 	return (migrate->flags & flag) &&
-	       page->pgmap->owner == migrate->pgmap_owner;
+	       page_pgmap(page)->owner == migrate->pgmap_owner;
 }
 
 /*
- * Why a folio that we have locked stays, or NR_MIGRATE_LEFT. This is the one place
- * that says no to large folios which are mapped by page tables.
+ * Why a folio that we have locked stays, or NR_MIGRATE_LEFT.
  *
  * The pages of a file have their own way to move, and are not for a device.
  *
@@ -380,8 +438,6 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 static enum migrate_left collect_check_folio(struct folio *folio,
 					     struct vm_area_struct *vma)
 {
-	if (folio_test_large(folio))
-		return MIGRATE_LEFT_LARGE;
 	if (!folio_test_anon(folio))
 		return MIGRATE_LEFT_KIND;
 	if (folio_is_zone_device(folio))
@@ -391,10 +447,21 @@ static enum migrate_left collect_check_folio(struct folio *folio,
 	return NR_MIGRATE_LEFT;
 }
 
+/* Has the caller selected @page, which the CPU can address? */
+static __always_inline bool
+collect_wants_page(struct migrate_vma *migrate, struct page *page)
+{
+	if (likely(!is_zone_device_page(page)))
+		return migrate->flags & MIGRATE_VMA_SELECT_SYSTEM;
+	return !is_device_coherent_page(page) ||
+	       collect_wants_pgmap(migrate, page,
+				   MIGRATE_VMA_SELECT_DEVICE_COHERENT);
+}
+
 /* What the device-private entry @entry maps; or the reason why it stays. */
-static enum migrate_left collect_look_up_swap(struct migrate_collect *collect,
-					      struct migrate_run *run,
-					      swp_entry_t entry)
+static __always_inline enum migrate_left
+collect_look_up_swap(struct migrate_collect *collect, struct migrate_run *run,
+		     swp_entry_t entry)
 {
 	struct migrate_vma *migrate = collect->migrate;
 
@@ -416,20 +483,14 @@ static enum migrate_left collect_look_up_page(struct migrate_collect *collect,
 					      unsigned long addr)
 {
 	struct migrate_vma *migrate = collect->migrate;
-	bool selected;
 
 	run->page = vm_normal_page(migrate->vma, addr, run->pte);
 	if (!run->page)
 		return is_zero_pfn(pte_pfn(run->pte)) ?
 		       MIGRATE_LEFT_UNSELECTED : MIGRATE_LEFT_KIND;
-	if (likely(!is_zone_device_page(run->page)))
-		selected = migrate->flags & MIGRATE_VMA_SELECT_SYSTEM;
-	else
-		selected = !is_device_coherent_page(run->page) ||
-			   collect_wants_pgmap(migrate, run->page,
-					       MIGRATE_VMA_SELECT_DEVICE_COHERENT);
 	run->write = pte_write(run->pte);
-	return selected ? NR_MIGRATE_LEFT : MIGRATE_LEFT_UNSELECTED;
+	return collect_wants_page(migrate, run->page) ?
+	       NR_MIGRATE_LEFT : MIGRATE_LEFT_UNSELECTED;
 }
 
 /*
@@ -445,7 +506,62 @@ static enum migrate_left collect_look_up(struct migrate_collect *collect,
 	return collect_look_up_swap(collect, run, pte_to_swp_entry(run->pte));
 }
 
-/* The same, and lock it. The page table keeps it from going away. */
+/* Lock the folio of @run, and see that nothing keeps it where it is. */
+static __always_inline enum migrate_left
+collect_lock_folio(struct migrate_collect *collect, struct migrate_run *run)
+{
+	struct page *fault_page = collect->fault_page;
+	enum migrate_left reason;
+
+	run->folio = page_folio(run->page);
+	if (!migrate_folio_trylock(run->folio, fault_page))
+		return MIGRATE_LEFT_LOCKED;
+	reason = collect_check_folio(run->folio, collect->migrate->vma);
+	if (reason != NR_MIGRATE_LEFT)
+		migrate_folio_unlock(run->folio, fault_page);
+	return reason;
+}
+
+/*
+ * The walk is to stop here and go on when the folio of @run is split, which the
+ * page-table lock must not be held for. The lock on the folio stays.
+ */
+static void collect_stop_to_split(struct migrate_collect *collect,
+				  struct migrate_run *run)
+{
+	struct page *fault_page = collect->fault_page;
+
+	if (migrate_is_fault_folio(run->folio, fault_page)) {
+		collect->split = fault_page;
+		return;
+	}
+	folio_get(run->folio);
+	collect->split = run->page;
+}
+
+/* Split what the walk has stopped at. Returns false if that is not possible. */
+static bool collect_split(struct migrate_collect *collect)
+{
+	struct page *page = collect->split;
+	struct folio *folio = page_folio(page);
+	int ret = split_huge_page(page);
+
+	collect->split = NULL;
+	if (ret)
+		collect->whole = folio;
+	/* Both are of the folio of @page, whatever that is now. */
+	if (page != collect->fault_page) {
+		folio_unlock(page_folio(page));
+		put_page(page);
+	}
+	return !ret;
+}
+
+/*
+ * Find out what the run's first entry maps, and lock it. The page table keeps it
+ * from going away. A large folio that page tables map is split: then @split is
+ * set, and the reason is MIGRATE_LEFT_LARGE.
+ */
 static enum migrate_left collect_lock(struct migrate_collect *collect,
 				      struct migrate_run *run,
 				      unsigned long addr)
@@ -454,14 +570,16 @@ static enum migrate_left collect_lock(struct migrate_collect *collect,
 
 	if (reason != NR_MIGRATE_LEFT)
 		return reason;
-	run->folio = page_folio(run->page);
-	if (!folio_trylock(run->folio))
-		return folio_test_large(run->folio) ? MIGRATE_LEFT_LARGE :
-						      MIGRATE_LEFT_LOCKED;
-	reason = collect_check_folio(run->folio, collect->migrate->vma);
-	if (reason != NR_MIGRATE_LEFT) {
-		folio_unlock(run->folio);
+	reason = collect_lock_folio(collect, run);
+	if (reason != NR_MIGRATE_LEFT)
 		return reason;
+	if (unlikely(folio_test_large(run->folio))) {
+		if (run->folio == collect->whole)
+			migrate_folio_unlock(run->folio,
+					     collect->fault_page);
+		else
+			collect_stop_to_split(collect, run);
+		return MIGRATE_LEFT_LARGE;
 	}
 	run->exclusive = PageAnonExclusive(run->page);
 	return NR_MIGRATE_LEFT;
@@ -469,7 +587,8 @@ static enum migrate_left collect_lock(struct migrate_collect *collect,
 
 /*
  * Collect what begins at @ptep, @max_nr entries at most. Returns how many are
- * done, and in @unmapped whether they were present and are replaced.
+ * done, and in @unmapped whether they were present and are replaced. None are done
+ * if the walk has to stop.
  */
 static unsigned int collect_entries(struct migrate_collect *collect,
 				    unsigned long *slot, unsigned long addr,
@@ -487,6 +606,8 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 	}
 	reason = collect_lock(collect, &run, addr);
 	if (unlikely(reason != NR_MIGRATE_LEFT)) {
+		if (collect->split)
+			return 0;
 		collect_left_or_remember(collect, slot, reason);
 		return 1;
 	}
@@ -501,7 +622,7 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 				       &collect->rmap);
 	}
 	if (!nr) {
-		folio_unlock(run.folio);
+		migrate_folio_unlock(run.folio, collect->fault_page);
 		collect_left(collect, slot, MIGRATE_LEFT_PINNED);
 		return 1;
 	}
@@ -515,11 +636,11 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 
 /*
  * Collect [start, end), whose entries begin at @ptep. Returns in @flush which of
- * it the TLB may still map.
+ * it the TLB may still map, and the address where the walk has to stop, or @end.
  */
-static void collect_ptes(struct migrate_collect *collect, unsigned long start,
-			 unsigned long end, pte_t *ptep,
-			 struct collect_flush *flush)
+static unsigned long collect_ptes(struct migrate_collect *collect,
+				  unsigned long start, unsigned long end,
+				  pte_t *ptep, struct collect_flush *flush)
 {
 	unsigned long *slot = collect_slot(collect, start);
 	unsigned long addr;
@@ -533,6 +654,8 @@ static void collect_ptes(struct migrate_collect *collect, unsigned long start,
 			nr = collect_entries(collect, slot, addr, ptep,
 					     (end - addr) >> PAGE_SHIFT,
 					     &unmapped);
+		if (unlikely(!nr))
+			break;
 		ptep += nr;
 		slot += nr;
 		if (!unmapped)
@@ -541,11 +664,16 @@ static void collect_ptes(struct migrate_collect *collect, unsigned long start,
 			flush->start = addr;
 		flush->end = addr + nr * PAGE_SIZE;
 	}
+	return addr;
 }
 
-/* Returns false if there is no page table at @pmdp any more. */
-static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
-			  unsigned long start, unsigned long end)
+/*
+ * Returns the address where the walk has to stop, which is @start if there is no
+ * page table at @pmdp any more.
+ */
+static unsigned long collect_table_part(struct migrate_collect *collect,
+					pmd_t *pmdp, unsigned long start,
+					unsigned long end)
 {
 	struct vm_area_struct *vma = collect->migrate->vma;
 	struct collect_flush flush = {};
@@ -554,81 +682,168 @@ static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
 
 	ptep = pte_offset_map_lock(vma->vm_mm, pmdp, start, &ptl);
 	if (!ptep)
-		return false;
+		return start;
 	arch_enter_lazy_mmu_mode();
-	collect_ptes(collect, start, end, ptep, &flush);
+	start = collect_ptes(collect, start, end, ptep, &flush);
 	rmap_batch_flush(&collect->rmap);
 	/* Lazy mode can hold changes back: they must be in before the flush. */
 	arch_leave_lazy_mmu_mode();
 	if (flush.start != flush.end)
 		flush_tlb_range(vma, flush.start, flush.end);
 	pte_unmap_unlock(ptep, ptl);
+	return start;
+}
+
+/* Returns false if there is no page table at @pmdp any more. */
+static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
+			  unsigned long start, unsigned long end)
+{
+	unsigned long addr = start;
+
+	do {
+		addr = collect_table_part(collect, pmdp, addr, end);
+		if (!collect->split)
+			break;
+		/* What cannot be split is left behind when it is met again. */
+		collect_split(collect);
+		cond_resched();
+	} while (addr < end);
+	return addr == end;
+}
+
+/* The huge zero page: a hole, or many. Returns whether [start, end) is done. */
+static bool collect_huge_zero(struct migrate_collect *collect,
+			      unsigned long start, unsigned long end)
+{
+	if (!(collect->migrate->flags & MIGRATE_VMA_SELECT_SYSTEM)) {
+		collect_left_range(collect, start, end, MIGRATE_LEFT_UNSELECTED);
+		return true;
+	}
+	if (!collect->huge_holes || !collect_is_huge(start, end))
+		return false;
+	collect_huge_hole(collect, collect_slot(collect, start));
 	return true;
 }
 
+/* As collect_look_up() does for page tables. */
+static enum migrate_left collect_look_up_pmd(struct migrate_collect *collect,
+					     struct migrate_run *run, pmd_t pmd,
+					     unsigned long addr)
+{
+	struct migrate_vma *migrate = collect->migrate;
+
+	if (!pmd_present(pmd))
+		return collect_look_up_swap(collect, run,
+					    pmd_to_swp_entry(pmd));
+	run->page = pmd_devmap(pmd) ? NULL :
+		    vm_normal_page_pmd(migrate->vma, addr, pmd);
+	if (!run->page)
+		return MIGRATE_LEFT_KIND;
+	/* It is the folio that counts, not where [start, end) begins. */
+	run->page = &page_folio(run->page)->page;
+	run->write = pmd_write(pmd);
+	return collect_wants_page(migrate, run->page) ?
+	       NR_MIGRATE_LEFT : MIGRATE_LEFT_UNSELECTED;
+}
+
 /*
- * Split the huge page, or the mapping of the huge zero page, at @pmdp. This is
- * the one place that says no to what a PMD maps. Returns false if [start, end)
- * is done with.
+ * Replace what @pmdp maps by a migration entry. That flushes the TLB. What is
+ * pinned stays as it is, whole.
  */
-static bool collect_split_pmd(struct migrate_collect *collect, pmd_t *pmdp,
-			      unsigned long start, unsigned long end)
+static enum migrate_left collect_unmap_pmd(struct migrate_collect *collect,
+					   struct migrate_run *run,
+					   pmd_t *pmdp, unsigned long addr)
+{
+	struct page_vma_mapped_walk pvmw = {
+		.vma = collect->migrate->vma,
+		.address = addr,
+		.pmd = pmdp,
+	};
+
+	/* It drops the reference that the mapping had. */
+	folio_get(run->folio);
+	if (set_pmd_migration_entry(&pvmw, run->page)) {
+		folio_put(run->folio);
+		migrate_folio_unlock(run->folio, collect->fault_page);
+		return MIGRATE_LEFT_PINNED;
+	}
+	collect_huge_slot(collect, collect_slot(collect, addr),
+			  migrate_pfn(page_to_pfn(run->page)) |
+			  MIGRATE_PFN_MIGRATE |
+			  (run->write ? MIGRATE_PFN_WRITE : 0));
+	migrate_passed(collect->tally, MIGRATE_HUGE_ORDER);
+	return NR_MIGRATE_LEFT;
+}
+
+/*
+ * Collect [start, end), which is what the PMD maps or a part of it. Returns the
+ * reason why that stays, or NR_MIGRATE_LEFT. If @split is set then, it is for page
+ * tables to collect when the folio is split.
+ */
+static enum migrate_left collect_huge(struct migrate_collect *collect,
+				      pmd_t *pmdp, unsigned long start,
+				      unsigned long end)
+{
+	struct migrate_run run = {};
+	enum migrate_left reason;
+
+	reason = collect_look_up_pmd(collect, &run, *pmdp, start);
+	if (reason != NR_MIGRATE_LEFT)
+		return reason;
+	reason = collect_lock_folio(collect, &run);
+	if (reason != NR_MIGRATE_LEFT)
+		return reason;
+	if (collect_takes_huge(collect->migrate) && collect_is_huge(start, end))
+		return collect_unmap_pmd(collect, &run, pmdp, start);
+	collect_stop_to_split(collect, &run);
+	return NR_MIGRATE_LEFT;
+}
+
+/*
+ * Collect [start, end) if a PMD maps it. Returns false if page tables do, be it
+ * that what the PMD has mapped is split now.
+ */
+static bool collect_pmd(struct migrate_collect *collect, pmd_t *pmdp,
+			unsigned long start, unsigned long end)
 {
 	struct vm_area_struct *vma = collect->migrate->vma;
-	struct folio *folio;
+	enum migrate_left reason;
 	spinlock_t *ptl;	/* of the page table */
-	int ret;
 
-	ptl = pmd_lock(vma->vm_mm, pmdp);
-	if (!pmd_trans_huge(*pmdp)) {
+	ptl = pmd_trans_huge_lock(pmdp, vma);
+	if (!ptl)
+		return false;
+	if (is_huge_zero_pmd(*pmdp)) {
 		spin_unlock(ptl);
-		return true;
-	}
-	folio = pmd_folio(*pmdp);
-	if (is_huge_zero_folio(folio)) {
-		spin_unlock(ptl);
+		if (collect_huge_zero(collect, start, end))
+			return true;
 		split_huge_pmd(vma, pmdp, start);
-		return true;
-	}
-
-	if (!folio_trylock(folio)) {
-		spin_unlock(ptl);
-		collect_remember_range(collect, start, end);
 		return false;
 	}
-	folio_get(folio);
+	reason = collect_huge(collect, pmdp, start, end);
 	spin_unlock(ptl);
-	ret = split_folio(folio);
-	folio_unlock(folio);
-	folio_put(folio);
-	if (ret)
-		collect_left_range(collect, start, end, MIGRATE_LEFT_LARGE);
-	return !ret;
+
+	if (collect->split) {
+		if (collect_split(collect))
+			return false;
+		reason = MIGRATE_LEFT_LARGE;
+	}
+	if (reason == MIGRATE_LEFT_LOCKED)
+		collect_remember_range(collect, start, end);
+	else if (reason != NR_MIGRATE_LEFT)
+		collect_left_range(collect, start, end, reason);
+	return true;
 }
 
 static int collect_pmd_entry(pmd_t *pmdp, unsigned long start,
 			     unsigned long end, struct mm_walk *walk)
 {
 	struct migrate_collect *collect = walk->private;
-	pmd_t pmd = pmdp_get_lockless(pmdp);
 
-	if (pmd_none(pmd))
+	if (pmd_none(pmdp_get_lockless(pmdp)))
 		return collect_holes(start, end, -1, walk);
-
-	/* A migration entry: see collect_look_up_swap(). */
-	if (!pmd_present(pmd)) {
-		collect_remember_range(collect, start, end);
-		return 0;
-	}
-	if (pmd_devmap(pmd)) {
-		collect_left_range(collect, start, end, MIGRATE_LEFT_KIND);
-		return 0;
-	}
-	if (pmd_trans_huge(pmd) &&
-	    !collect_split_pmd(collect, pmdp, start, end))
-		return 0;
-
-	if (!collect_table(collect, pmdp, start, end))
+	if (!collect_pmd(collect, pmdp, start, end) &&
+	    !collect_table(collect, pmdp, start, end))
 		walk->action = ACTION_AGAIN;
 	cond_resched();
 	return 0;
@@ -729,7 +944,9 @@ void migrate_stage_collect(struct migrate_vma *migrate,
 {
 	struct migrate_collect collect = {
 		.migrate = migrate,
+		.fault_page = migrate->fault_page,
 		.tally = tally,
+		.huge_holes = collect_wants_huge_holes(migrate),
 	};
 
 	memset(migrate->src, 0, sizeof(*migrate->src) * migrate->npages);

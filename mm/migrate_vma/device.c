@@ -30,82 +30,166 @@ static unsigned long device_src(struct folio *folio)
 	struct anon_vma *anon_vma;
 
 	/* A device folio has no use for this, not being in the swap cache. */
-	if (folio_test_large(folio) || folio->private)
+	if (folio->private)
 		return 0;
 	anon_vma = folio_get_anon_vma(folio);
 	if (!anon_vma)
 		return 0;
 	folio->private = anon_vma;
 	return migrate_pfn(folio_pfn(folio)) | MIGRATE_PFN_MIGRATE |
-	       MIGRATE_PFN_RMAP | MIGRATE_PFN_ANON_VMA;
+	       MIGRATE_PFN_RMAP | MIGRATE_PFN_ANON_VMA |
+	       (folio_test_large(folio) ? MIGRATE_PFN_COMPOUND : 0);
+}
+
+/* What is to be looked at: the pfn without MIGRATE_PFN_VALID. */
+static bool device_is_pending(unsigned long src)
+{
+	return src && !(src & MIGRATE_PFN_VALID);
+}
+
+static unsigned long device_pending(unsigned long pfn)
+{
+	return pfn << MIGRATE_PFN_SHIFT;
+}
+
+/**
+ * struct device_collect - device folios to be locked
+ * @src_pfns: the pfns, and then the units
+ * @npages: how many slots that are
+ * @tally: what is counted
+ */
+struct device_collect {
+	unsigned long *src_pfns;
+	unsigned long npages;
+	struct migrate_tally *tally;
+};
+
+/* Are all pages of @folio in the array, one after the other, from slot @i on? */
+static bool device_has_all(struct device_collect *collect, unsigned long i,
+			   struct folio *folio)
+{
+	unsigned long nr_pages = folio_nr_pages(folio), n;
+
+	if (nr_pages > collect->npages - i)
+		return false;
+	for (n = 0; n < nr_pages; n++)
+		if (collect->src_pfns[i + n] !=
+		    device_pending(folio_pfn(folio) + n))
+			return false;
+	return true;
+}
+
+/* Slot @i has a tail page. Is its head before it in the array, to be locked yet? */
+static bool device_follows_head(struct device_collect *collect, unsigned long i,
+				struct folio *folio)
+{
+	unsigned long pfn = collect->src_pfns[i] >> MIGRATE_PFN_SHIFT;
+	unsigned long n = pfn - folio_pfn(folio);
+
+	return n && n <= i &&
+	       collect->src_pfns[i - n] == device_pending(folio_pfn(folio));
 }
 
 /*
- * Lock what @pfn belongs to. Returns its src[] entry, 0 if it is free or empty,
- * or the pfn without MIGRATE_PFN_VALID if somebody else has the lock.
+ * The folio is locked, and slot @i has one of its pages. If the array has all of
+ * them, the slot becomes that of the folio. If it has not, the folio is split, and
+ * the slot is to be looked at again. Returns whether the lock is to stay.
  */
-static unsigned long device_lock_pfn(unsigned long pfn)
+static bool device_take(struct device_collect *collect, unsigned long i,
+			struct folio *folio)
 {
-	struct page *page = pfn_to_page(pfn);
-	struct folio *folio;
-	unsigned long src;
+	unsigned long nr_pages = folio_nr_pages(folio);
+	unsigned long *slot = collect->src_pfns + i;
+
+	if (folio_test_large(folio) && !device_has_all(collect, i, folio)) {
+		if (!device_follows_head(collect, i, folio) &&
+		    split_folio(folio)) {
+			*slot = 0;
+			migrate_left(collect->tally, MIGRATE_LEFT_LARGE, 1);
+		}
+		return false;
+	}
+	memset(slot, 0, nr_pages * sizeof(*slot));
+	*slot = device_src(folio);
+	return *slot;
+}
+
+/*
+ * Get a reference to the folio of @page, if it has one still: the page may be free,
+ * and then it may say that it is a tail of what is another folio now.
+ */
+static struct folio *device_try_get(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	unsigned long n = page_to_pfn(page) - folio_pfn(folio);
+
+	if (!folio_try_get(folio))
+		return NULL;
+	if (likely(page_folio(page) == folio && n < folio_nr_pages(folio)))
+		return folio;
+	folio_put(folio);
+	return NULL;
+}
+
+/* Returns false if slot @i is to be looked at again at once. */
+static bool device_lock_slot(struct device_collect *collect, unsigned long i)
+{
+	struct page *page =
+		pfn_to_page(collect->src_pfns[i] >> MIGRATE_PFN_SHIFT);
+	struct folio *folio = page_folio(page);
 
 	/*
 	 * Before the reference is taken: it would make the migration fail that
 	 * has the lock. There is no need to be right.
 	 */
-	if (PageLocked(page) && page_count(page))
-		return pfn << MIGRATE_PFN_SHIFT;
-	folio = folio_get_nontail_page(page);
-	if (!folio)
-		return 0;
+	if (folio_test_locked(folio) && folio_ref_count(folio))
+		return true;
+	folio = device_try_get(page);
+	if (!folio) {
+		collect->src_pfns[i] = 0;
+		return true;
+	}
 	if (!folio_trylock(folio)) {
 		folio_put(folio);
-		return pfn << MIGRATE_PFN_SHIFT;
+		return true;
 	}
-	src = device_src(folio);
-	if (!src) {
-		folio_unlock(folio);
-		folio_put(folio);
-	}
-	return src;
+	if (device_take(collect, i, folio))
+		return true;
+	folio_unlock(folio);
+	folio_put(folio);
+	return !device_is_pending(collect->src_pfns[i]) ||
+	       device_follows_head(collect, i, page_folio(page));
 }
 
-static bool device_is_locked(unsigned long src)
-{
-	return src && !(src & MIGRATE_PFN_VALID);
-}
-
-/* Try those again that were locked. Returns how many still are. */
-static unsigned long device_lock_pfns(unsigned long *src_pfns,
-				      unsigned long npages)
+/* Try those that are pending. Returns how many still are. */
+static unsigned long device_lock_pfns(struct device_collect *collect)
 {
 	unsigned long i, nr_again = 0;
 
-	for (i = 0; i < npages; i++) {
+	for (i = 0; i < collect->npages; i++) {
 		if (i % SWAP_CLUSTER_MAX == 0)
 			cond_resched();
-		if (!device_is_locked(src_pfns[i]))
-			continue;
-		src_pfns[i] = device_lock_pfn(src_pfns[i] >> MIGRATE_PFN_SHIFT);
-		nr_again += device_is_locked(src_pfns[i]);
+		while (device_is_pending(collect->src_pfns[i]) &&
+		       !device_lock_slot(collect, i))
+			;
+		nr_again += device_is_pending(collect->src_pfns[i]);
 	}
 	return nr_again;
 }
 
-static void device_tally(unsigned long *src_pfns, unsigned long npages,
-			 struct migrate_tally *tally)
+static void device_tally(struct device_collect *collect)
 {
-	unsigned long i;
+	unsigned long *src_pfns = collect->src_pfns, i;
+	struct migrate_unit unit = {};
 
-	for (i = 0; i < npages; i++) {
-		if (device_is_locked(src_pfns[i])) {
-			migrate_left(tally, MIGRATE_LEFT_LOCKED, 1);
-			src_pfns[i] = 0;
-		} else if (src_pfns[i]) {
-			migrate_passed(tally, 0);
-		}
+	for (i = 0; i < collect->npages; i++) {
+		if (!device_is_pending(src_pfns[i]))
+			continue;
+		migrate_left(collect->tally, MIGRATE_LEFT_LOCKED, 1);
+		src_pfns[i] = 0;
 	}
+	while (migrate_unit_next(&unit, src_pfns, NULL, collect->npages))
+		migrate_passed(collect->tally, unit.order);
 }
 
 /**
@@ -115,7 +199,8 @@ static void device_tally(unsigned long *src_pfns, unsigned long npages,
  * @collect: what is counted, of the locking
  * @unmap: what is counted, of the rest
  *
- * What is locked by somebody is looked at again as in collect.
+ * What is locked by somebody is looked at again as in collect. A large folio is one
+ * unit if all its pages are among the pfns, in their order; if not, it is split.
  *
  * Context: Sleeps.
  */
@@ -123,15 +208,20 @@ void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
 			  struct migrate_tally *collect,
 			  struct migrate_tally *unmap)
 {
+	struct device_collect device = {
+		.src_pfns = src_pfns,
+		.npages = npages,
+		.tally = collect,
+	};
 	unsigned long left, again;
 	unsigned int pass = 0;
 
-	left = device_lock_pfns(src_pfns, npages);
+	left = device_lock_pfns(&device);
 	again = left;
 	while (left && migrate_backoff(pass++))
-		left = device_lock_pfns(src_pfns, npages);
+		left = device_lock_pfns(&device);
 	collect->again = again - left;
-	device_tally(src_pfns, npages, collect);
+	device_tally(&device);
 	migrate_stage_unmap(src_pfns, npages, NULL, unmap);
 }
 
@@ -164,6 +254,10 @@ static void device_setup(unsigned long *src_pfns, unsigned long npages)
  * allocate destination pages and start copying data from the device to CPU
  * memory before calling migrate_device_pages().
  *
+ * A driver that has large folios finds each of them whole, with
+ * MIGRATE_PFN_COMPOUND in the first of its slots: see migrate_vma_setup(). At the
+ * edges of the range they are split.
+ *
  * Return: 0
  */
 int migrate_device_range(unsigned long *src_pfns, unsigned long start,
@@ -172,7 +266,7 @@ int migrate_device_range(unsigned long *src_pfns, unsigned long start,
 	unsigned long i;
 
 	for (i = 0; i < npages; i++)
-		src_pfns[i] = (start + i) << MIGRATE_PFN_SHIFT;
+		src_pfns[i] = device_pending(start + i);
 	device_setup(src_pfns, npages);
 	return 0;
 }
@@ -199,46 +293,64 @@ int migrate_device_pfns(unsigned long *src_pfns, unsigned long npages)
 }
 EXPORT_SYMBOL(migrate_device_pfns);
 
-/*
- * Migrate a device coherent folio back to normal memory. The caller should have
- * a reference on folio, which is dropped. Returns 0 also if nobody maps the folio
- * any more, so that there was nothing to migrate: the caller looks again.
- */
-int migrate_device_coherent_folio(struct folio *folio)
+/* The folio to move @folio to; none that is smaller. */
+static struct folio *device_coherent_alloc(struct folio *folio)
 {
-	struct migrate_tally unmap;
-	unsigned long src, dst = 0;
-	struct folio *newfolio;
+	gfp_t gfp = folio_test_large(folio) ? GFP_TRANSHUGE_LIGHT : GFP_USER;
 
-	WARN_ON_ONCE(folio_test_large(folio));
+	return folio_alloc(gfp | __GFP_NOWARN, folio_order(folio));
+}
 
-	folio_lock(folio);
-	src = device_src(folio);
-	if (!src) {
-		/* If nobody maps it any more, whoever wanted it looks again. */
-		int ret = folio_mapped(folio) ? -EBUSY : 0;
+/* All stages for a unit that unmap has not restored. */
+static int device_coherent_move(unsigned long src, struct folio *newfolio)
+{
+	struct folio *folio = page_folio(migrate_pfn_to_page(src));
+	unsigned long dst = migrate_pfn(folio_pfn(newfolio));
 
-		folio_unlock(folio);
-		folio_put(folio);
-		return ret;
-	}
-	unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, &src, 1);
-	migrate_stage_unmap(&src, 1, NULL, &unmap);
-	migrate_tally_report(&unmap);
-	if (!src)
-		return -EBUSY;
-
-	newfolio = folio_alloc(GFP_USER | __GFP_NOWARN, 0);
-	if (newfolio) {
-		folio_lock(newfolio);
-		dst = migrate_pfn(folio_pfn(newfolio));
-	}
+	folio_lock(newfolio);
 	migrate_device_pages(&src, &dst, 1);
 	if (src & MIGRATE_PFN_MIGRATE)
 		folio_copy(newfolio, folio);
 	migrate_device_finalize(&src, &dst, 1);
-
 	return src & MIGRATE_PFN_MIGRATE ? 0 : -EBUSY;
+}
+
+/*
+ * Migrate a device coherent folio back to normal memory. The caller should have
+ * a reference on folio, which is dropped. Returns 0 also if nobody maps the folio
+ * any more, so that there was nothing to migrate: the caller looks again. Of a
+ * large folio for which there is no memory it is the first page that migrates; the
+ * caller will meet the others.
+ */
+int migrate_device_coherent_folio(struct folio *folio)
+{
+	struct folio *newfolio = device_coherent_alloc(folio);
+	struct migrate_tally unmap;
+	unsigned long src = 0;
+	int ret = -EBUSY;
+
+	folio_lock(folio);
+	if (!newfolio && folio_test_large(folio) && !split_folio(folio))
+		newfolio = device_coherent_alloc(folio);
+	if (newfolio && folio_order(newfolio) == folio_order(folio))
+		src = device_src(folio);
+	if (!src) {
+		/* If nobody maps it any more, whoever wanted it looks again. */
+		if (!folio_mapped(folio))
+			ret = 0;
+		folio_unlock(folio);
+		folio_put(folio);
+		goto out;
+	}
+	unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, &src, 1);
+	migrate_stage_unmap(&src, 1, NULL, &unmap);
+	migrate_tally_report(&unmap);
+	if (src)
+		return device_coherent_move(src, newfolio);
+out:
+	if (newfolio)
+		folio_put(newfolio);
+	return ret;
 }
 
 #include "tests/device-kunit.h"

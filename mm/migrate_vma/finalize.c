@@ -41,10 +41,11 @@
  * A driver may come here without the pages stage, after an error. Then its pages
  * have no identity, whatever src[] says.
  */
-static bool finalize_is_migrated(const struct migrate_unit *unit)
+static __always_inline bool
+finalize_is_migrated(const struct migrate_unit *unit)
 {
 	return unit->newpage && (*unit->src & MIGRATE_PFN_MIGRATE) &&
-	       page_folio(unit->newpage)->mapping;
+	       migrate_unit_newfolio(unit)->mapping;
 }
 
 /* Is @pte the migration entry of @page? */
@@ -62,6 +63,7 @@ static bool finalize_is_ours(pte_t pte, struct page *page)
 /**
  * struct finalize - the last stage at work
  * @migrate: the range; NULL if there is no vma
+ * @fault_page: see struct migrate_vma
  * @src: the old folios
  * @dst: the new ones
  * @npages: how many slots both have
@@ -77,6 +79,7 @@ static bool finalize_is_ours(pte_t pte, struct page *page)
  */
 struct finalize {
 	struct migrate_vma *migrate;
+	struct page *fault_page;
 	unsigned long *src;
 	unsigned long *dst;
 	unsigned long npages;
@@ -100,10 +103,10 @@ static bool finalize_is_full(struct finalize *finalize)
  * The lru of a folio that has migrated is free: it was isolated, and is charged
  * to nobody.
  */
-static void finalize_drop(struct finalize *finalize, struct folio *folio,
-			  bool migrated)
+static __always_inline void
+finalize_drop(struct finalize *finalize, struct folio *folio, bool migrated)
 {
-	folio_unlock(folio);
+	migrate_folio_unlock(folio, finalize->fault_page);
 	if (migrated && !folio_is_zone_device(folio))
 		list_add(&folio->lru, &finalize->pages);
 	else
@@ -160,32 +163,39 @@ static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
  * migration entry waits for the old folio's lock without a reference to it: that
  * comes after the entry, and our reference goes last.
  */
-static bool finalize_place(struct finalize *finalize,
-			   const struct migrate_unit *unit, pte_t *ptep)
+static __always_inline bool
+finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
+	       pte_t *ptep)
 {
 	unsigned long addr = finalize->migrate->start + unit->index * PAGE_SIZE;
 	bool migrated = finalize_is_migrated(unit);
-	struct page *page = migrated ? unit->newpage : unit->page;
-	struct page *other = migrated ? unit->page : unit->newpage;
-	struct folio *folio = page_folio(page);
+	struct folio *src = migrate_unit_folio(unit);
+	struct folio *dst = migrate_unit_newfolio(unit);
+	struct folio *folio = migrated ? dst : src;
 	pte_t pte = ptep_get(ptep);
 
 	if (!finalize_is_ours(pte, unit->page))
 		return false;
 
 	finalize_add_lru(finalize, folio);
-	finalize_map(finalize, folio, page, addr, ptep, pte);
-	folio_unlock(folio);
-	if (migrated)
+	finalize_map(finalize, folio, &folio->page, addr, ptep, pte);
+	if (likely(migrated)) {
+		folio_unlock(dst);
 		migrate_passed(finalize->tally, unit->order);
-	if (other)
-		finalize_drop(finalize, page_folio(other), migrated);
+		finalize_drop(finalize, src, true);
+		return true;
+	}
+	migrate_folio_unlock(src, finalize->fault_page);
+	if (dst)
+		finalize_drop(finalize, dst, false);
 	return true;
 }
 
+/* Is it enough to look into the page table? Not for what a PMD maps. */
 static bool finalize_can_place(const struct migrate_unit *unit)
 {
-	return unit->page && !(*unit->src & MIGRATE_PFN_RMAP);
+	return unit->page &&
+	       !(*unit->src & (MIGRATE_PFN_RMAP | MIGRATE_PFN_COMPOUND));
 }
 
 /*
@@ -246,6 +256,95 @@ static unsigned long finalize_table(struct finalize *finalize,
 	return next;
 }
 
+#ifdef CONFIG_ARCH_ENABLE_THP_MIGRATION
+static bool finalize_is_ours_pmd(pmd_t pmd, struct page *page)
+{
+	return is_pmd_migration_entry(pmd) &&
+	       swp_offset_pfn(pmd_to_swp_entry(pmd)) == page_to_pfn(page);
+}
+
+/*
+ * Place a unit where a PMD mapped it. Returns false if that is not what is there:
+ * a part of it may be zapped meanwhile, and the rest be in a page table.
+ */
+static bool finalize_place_pmd(struct finalize *finalize,
+			       const struct migrate_unit *unit,
+			       struct folio *folio)
+{
+	struct vm_area_struct *vma = finalize->migrate->vma;
+	struct page_vma_mapped_walk pvmw = {
+		.vma = vma,
+		.address = finalize->migrate->start + unit->index * PAGE_SIZE,
+	};
+	spinlock_t *ptl;	/* of the page table */
+	bool ours;
+
+	mmap_assert_locked(vma->vm_mm);
+	pvmw.pmd = mm_find_pmd(vma->vm_mm, pvmw.address);
+	if (!pvmw.pmd)
+		return false;
+	ptl = pmd_lock(vma->vm_mm, pvmw.pmd);
+	ours = finalize_is_ours_pmd(*pvmw.pmd, unit->page);
+	if (ours) {
+		/* Before it is mapped, see finalize_add_lru(). */
+		if (!folio_is_zone_device(folio))
+			folio_add_lru(folio);
+		remove_migration_pmd(&pvmw, &folio->page);
+	}
+	spin_unlock(ptl);
+	return ours;
+}
+#else
+static bool finalize_place_pmd(struct finalize *finalize,
+			       const struct migrate_unit *unit,
+			       struct folio *folio)
+{
+	return false;
+}
+#endif
+
+static bool finalize_can_place_pmd(struct finalize *finalize,
+				   const struct migrate_unit *unit)
+{
+	return finalize->migrate && unit->order &&
+	       !(*unit->src & MIGRATE_PFN_RMAP);
+}
+
+/*
+ * Migration entries of a large unit may have been zapped, and some not. Then the
+ * folio is mapped in part and no rmap function has noted it.
+ */
+static void finalize_note_partial(struct folio *folio)
+{
+	unsigned long mapped;
+
+	if (!folio_test_large(folio) || folio_is_zone_device(folio) ||
+	    folio_entire_mapcount(folio))
+		return;
+	mapped = atomic_read(&folio->_nr_pages_mapped);
+	if (mapped && mapped < folio_nr_pages(folio))
+		deferred_split_folio(folio, true);
+}
+
+/* Pages that the driver had for parts of a unit that then has not been split. */
+static void finalize_drop_parts(struct finalize *finalize,
+				const struct migrate_unit *unit)
+{
+	unsigned long index;
+
+	if (unit->newpage &&
+	    folio_order(migrate_unit_newfolio(unit)) >= unit->order)
+		return;
+	for (index = unit->index + 1; index < unit->next; index++) {
+		struct page *page = migrate_pfn_to_page(finalize->dst[index]);
+
+		if (!page)
+			continue;
+		unlock_page(page);
+		put_page(page);
+	}
+}
+
 /* A unit whose mappings only the rmap can find, if there are any; or a hole. */
 static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 {
@@ -256,17 +355,22 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 	if (migrated)
 		migrate_passed(finalize->tally, unit->order);
 	finalize->nr += !!unit->page + !!unit->newpage;
+	finalize_drop_parts(finalize, unit);
 	if (unit->page) {
-		src = page_folio(unit->page);
-		folio = migrated ? page_folio(unit->newpage) : src;
-		if (!folio_is_zone_device(folio))
-			folio_add_lru(folio);
-		remove_migration_ptes(src, folio, 0);
+		src = migrate_unit_folio(unit);
+		folio = migrated ? migrate_unit_newfolio(unit) : src;
+		if (!finalize_can_place_pmd(finalize, unit) ||
+		    !finalize_place_pmd(finalize, unit, folio)) {
+			if (!folio_is_zone_device(folio))
+				folio_add_lru(folio);
+			remove_migration_ptes(src, folio, 0);
+			finalize_note_partial(folio);
+		}
 		migrate_unit_put_anon_vma(unit);
 		finalize_drop(finalize, src, migrated);
 	}
 	if (unit->newpage)
-		finalize_drop(finalize, page_folio(unit->newpage), false);
+		finalize_drop(finalize, migrate_unit_newfolio(unit), false);
 }
 
 /*
@@ -309,6 +413,7 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 {
 	struct finalize finalize = {
 		.migrate = migrate,
+		.fault_page = migrate ? migrate->fault_page : NULL,
 		.src = src,
 		.dst = dst,
 		.npages = npages,

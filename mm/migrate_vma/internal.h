@@ -52,8 +52,8 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
  */
 #define MIGRATE_SRC_AGAIN	BIT(MIGRATE_PFN_SHIFT)
 
-/* A large hole is as large as a PMD maps: collect marks no other size. */
-#define MIGRATE_HOLE_ORDER \
+/* What a PMD maps. A large hole is as large as that: collect marks no other. */
+#define MIGRATE_HUGE_ORDER \
 	(IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ? HPAGE_PMD_ORDER : 0)
 
 /**
@@ -66,7 +66,9 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
  * @next: the slot behind it
  *
  * All slots of a unit but the first are 0. A stage looks at units and never at
- * pages, so what it costs does not depend on the size of the folios.
+ * pages, so what it costs does not depend on the size of the folios. Only dst[]
+ * may have pages in the other slots, if the driver had none that is large enough:
+ * see split.c.
  */
 struct migrate_unit {
 	unsigned long index;
@@ -80,6 +82,49 @@ struct migrate_unit {
 static inline unsigned long migrate_unit_pages(const struct migrate_unit *unit)
 {
 	return BIT(unit->order);
+}
+
+/*
+ * A unit is a whole folio, so its page is the folio's first: there is no need to
+ * look for the head page of each.
+ */
+static inline struct folio *migrate_unit_folio(const struct migrate_unit *unit)
+{
+	VM_WARN_ON_ONCE_PAGE(PageTail(unit->page), unit->page);
+	return (struct folio *)unit->page;
+}
+
+/* The same of what the driver puts in its place, or NULL. */
+static inline struct folio *
+migrate_unit_newfolio(const struct migrate_unit *unit)
+{
+	VM_WARN_ON_ONCE_PAGE(unit->newpage && PageTail(unit->newpage),
+			     unit->newpage);
+	return (struct folio *)unit->newpage;
+}
+
+/*
+ * The folio of a CPU fault is locked by the fault, which also has a reference: see
+ * device_private_fault(). It is the folio of a page, as the stages may split it.
+ */
+static inline bool migrate_is_fault_folio(struct folio *folio,
+					  struct page *fault_page)
+{
+	return unlikely(fault_page) && page_folio(fault_page) == folio;
+}
+
+static inline bool migrate_folio_trylock(struct folio *folio,
+					 struct page *fault_page)
+{
+	return migrate_is_fault_folio(folio, fault_page) ||
+	       folio_trylock(folio);
+}
+
+static inline void migrate_folio_unlock(struct folio *folio,
+					struct page *fault_page)
+{
+	if (!migrate_is_fault_folio(folio, fault_page))
+		folio_unlock(folio);
 }
 
 /**
@@ -112,7 +157,7 @@ migrate_unit_at(struct migrate_unit *unit, unsigned long *src,
 	if (unlikely(src[index] & MIGRATE_PFN_COMPOUND))
 		unit->order = unit->page ?
 			      folio_order(page_folio(unit->page)) :
-			      MIGRATE_HOLE_ORDER;
+			      MIGRATE_HUGE_ORDER;
 	unit->next = index + migrate_unit_pages(unit);
 	return true;
 }
@@ -231,7 +276,7 @@ static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
 
 	if (!(*unit->src & MIGRATE_PFN_ANON_VMA))
 		return;
-	folio = page_folio(unit->page);
+	folio = migrate_unit_folio(unit);
 	put_anon_vma(folio->private);
 	folio->private = NULL;
 }
@@ -239,7 +284,8 @@ static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
 bool migrate_backoff(unsigned int pass);
 
 /* Restores a unit that is not to migrate; it is not on the LRU if @isolated. */
-void migrate_unit_restore(struct migrate_unit *unit, bool isolated);
+void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
+			  bool isolated);
 
 void migrate_stage_collect(struct migrate_vma *migrate,
 			   struct migrate_tally *tally);
@@ -247,6 +293,10 @@ int migrate_stage_setup(struct migrate_vma *args, struct migrate_tally *collect,
 			struct migrate_tally *unmap);
 void migrate_stage_unmap(unsigned long *src, unsigned long npages,
 			 struct page *fault_page, struct migrate_tally *tally);
+bool migrate_unit_must_split(const struct migrate_unit *unit,
+			     unsigned long *dst);
+bool migrate_unit_split(struct migrate_unit *unit, unsigned long *dst,
+			struct migrate_vma *migrate);
 void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 			 unsigned long npages, struct migrate_vma *migrate,
 			 struct migrate_tally *tally);

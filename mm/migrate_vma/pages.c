@@ -22,16 +22,12 @@
 #include "../internal.h"
 #include "internal.h"
 
-/*
- * The page table in which the hole at @addr lies, made if need be; NULL if there
- * is no memory for it or no page can be there.
- */
-static pmd_t *pages_hole_pmd(struct mm_struct *mm, unsigned long addr)
+/* Where the hole at @addr lies, made if need be; NULL if there is no memory. */
+static pmd_t *pages_huge_hole_pmd(struct mm_struct *mm, unsigned long addr)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
 	pud_t *pud;
-	pmd_t *pmd;
 
 	p4d = p4d_alloc(mm, pgd, addr);
 	if (!p4d)
@@ -39,10 +35,15 @@ static pmd_t *pages_hole_pmd(struct mm_struct *mm, unsigned long addr)
 	pud = pud_alloc(mm, p4d, addr);
 	if (!pud)
 		return NULL;
-	pmd = pmd_alloc(mm, pud, addr);
-	if (!pmd)
-		return NULL;
-	if (pmd_trans_huge(*pmd) || pmd_devmap(*pmd))
+	return pmd_alloc(mm, pud, addr);
+}
+
+/* The same with its page table; NULL also if there can be none. */
+static pmd_t *pages_hole_pmd(struct mm_struct *mm, unsigned long addr)
+{
+	pmd_t *pmd = pages_huge_hole_pmd(mm, addr);
+
+	if (!pmd || pmd_trans_huge(*pmd) || pmd_devmap(*pmd))
 		return NULL;
 	return pte_alloc(mm, pmd) ? NULL : pmd;
 }
@@ -75,13 +76,19 @@ static pte_t pages_hole_pte(struct folio *folio, struct vm_area_struct *vma,
 	return uffd_wp ? pte_mkuffd_wp(pte) : pte;
 }
 
-/* Is the hole still one, and may we fill it? Under the page-table lock. */
-static bool pages_hole_is_open(struct vm_area_struct *vma, pte_t pte)
+/* May we fill holes? Under the page-table lock. */
+static bool pages_may_fill(struct vm_area_struct *vma)
 {
 	if (check_stable_address_space(vma->vm_mm))
 		return false;
 	/* A missing page is userfaultfd's to give. */
-	if (userfaultfd_missing(vma))
+	return !userfaultfd_missing(vma);
+}
+
+/* The same, and is the hole still one? */
+static bool pages_hole_is_open(struct vm_area_struct *vma, pte_t pte)
+{
+	if (!pages_may_fill(vma))
 		return false;
 	return pte_none(pte) ||
 	       (pte_present(pte) && is_zero_pfn(pte_pfn(pte)));
@@ -120,6 +127,100 @@ static bool pages_map_hole(struct folio *folio, struct vm_area_struct *vma,
 	return open;
 }
 
+#ifdef CONFIG_ARCH_ENABLE_THP_MIGRATION
+/* As pages_hole_pte() does. */
+static pmd_t pages_huge_hole_entry(struct folio *folio,
+				   struct vm_area_struct *vma, pmd_t old)
+{
+	bool uffd_wp = pmd_present(old) && pmd_uffd_wp(old);
+	bool write = (vma->vm_flags & VM_WRITE) && !uffd_wp;
+	pmd_t pmd;
+
+	if (folio_is_device_private(folio)) {
+		unsigned long pfn = folio_pfn(folio);
+
+		pmd = swp_entry_to_pmd(write ?
+				       make_writable_device_private_entry(pfn) :
+				       make_readable_device_private_entry(pfn));
+		if (vma->vm_flags & VM_WRITE)
+			pmd = pmd_swp_mksoft_dirty(pmd);
+		return uffd_wp ? pmd_swp_mkuffd_wp(pmd) : pmd;
+	}
+
+	pmd = mk_huge_pmd(&folio->page, vma->vm_page_prot);
+	if (vma->vm_flags & VM_WRITE)
+		pmd = pmd_mkdirty(pmd);
+	if (write)
+		pmd = pmd_mkwrite(pmd, vma);
+	return uffd_wp ? pmd_mkuffd_wp(pmd) : pmd;
+}
+
+/*
+ * Map @folio where there is nothing, or the huge zero page. Under the page-table
+ * lock. Takes the page table over for the day when the entry is split, unless the
+ * zero page has one already: then it is the caller's still.
+ */
+static pgtable_t pages_map_huge(struct folio *folio, struct vm_area_struct *vma,
+				unsigned long addr, pmd_t *pmd,
+				pgtable_t pgtable)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	pmd_t old = *pmd;
+
+	add_mm_counter(mm, MM_ANONPAGES, HPAGE_PMD_NR);
+	folio_add_new_anon_rmap(folio, vma, addr, RMAP_EXCLUSIVE);
+	if (!folio_is_zone_device(folio))
+		folio_add_lru_vma(folio, vma);
+	folio_get(folio);
+
+	if (pmd_none(old)) {
+		pgtable_trans_huge_deposit(mm, pmd, pgtable);
+		mm_inc_nr_ptes(mm);
+		pgtable = NULL;
+	} else {
+		flush_cache_range(vma, addr, addr + HPAGE_PMD_SIZE);
+		pmdp_huge_clear_flush(vma, addr, pmd);
+	}
+	set_pmd_at(mm, addr, pmd, pages_huge_hole_entry(folio, vma, old));
+	update_mmu_cache_pmd(vma, addr, pmd);
+	return pgtable;
+}
+
+static bool pages_map_huge_hole(struct folio *folio, struct vm_area_struct *vma,
+				unsigned long addr)
+{
+	pmd_t *pmd = pages_huge_hole_pmd(vma->vm_mm, addr);
+	spinlock_t *ptl;	/* of the page table */
+	pgtable_t pgtable;
+	bool open;
+
+	pgtable = pmd ? pte_alloc_one(vma->vm_mm) : NULL;
+	if (!pgtable)
+		return false;
+	ptl = pmd_lock(vma->vm_mm, pmd);
+	open = (pmd_none(*pmd) || is_huge_zero_pmd(*pmd)) &&
+	       pages_may_fill(vma);
+	if (open)
+		pgtable = pages_map_huge(folio, vma, addr, pmd, pgtable);
+	spin_unlock(ptl);
+	if (pgtable)
+		pte_free(vma->vm_mm, pgtable);
+	return open;
+}
+#else
+static bool pages_map_huge_hole(struct folio *folio, struct vm_area_struct *vma,
+				unsigned long addr)
+{
+	return false;
+}
+#endif
+
+/* The same as do_huge_pmd_anonymous_page(): nobody is killed for a large page. */
+static gfp_t pages_charge_gfp(struct folio *folio, struct vm_area_struct *vma)
+{
+	return folio_test_large(folio) ? vma_thp_gfp_mask(vma) : GFP_KERNEL;
+}
+
 /*
  * Fill a hole, as do_anonymous_page() does: the rest of the fault that did not
  * come yet.
@@ -127,7 +228,7 @@ static bool pages_map_hole(struct folio *folio, struct vm_area_struct *vma,
 static bool pages_fill_hole(struct vm_area_struct *vma, unsigned long addr,
 			    struct folio *folio)
 {
-	pmd_t *pmd;
+	pmd_t *pmd = NULL;
 
 	if (!vma_is_anonymous(vma))
 		return false;
@@ -136,17 +237,22 @@ static bool pages_fill_hole(struct vm_area_struct *vma, unsigned long addr,
 		pr_warn_once("Unsupported ZONE_DEVICE page type.\n");
 		return false;
 	}
-	pmd = pages_hole_pmd(vma->vm_mm, addr);
-	if (!pmd || anon_vma_prepare(vma))
+	if (!folio_test_large(folio)) {
+		pmd = pages_hole_pmd(vma->vm_mm, addr);
+		if (!pmd)
+			return false;
+	}
+	if (anon_vma_prepare(vma))
 		return false;
-	if (mem_cgroup_charge(folio, vma->vm_mm, GFP_KERNEL))
+	if (mem_cgroup_charge(folio, vma->vm_mm, pages_charge_gfp(folio, vma)))
 		return false;
 	/*
 	 * The barrier in __folio_mark_uptodate() makes the contents visible
 	 * before the entry.
 	 */
 	__folio_mark_uptodate(folio);
-	return pages_map_hole(folio, vma, addr, pmd);
+	return pmd ? pages_map_hole(folio, vma, addr, pmd) :
+		     pages_map_huge_hole(folio, vma, addr);
 }
 
 /* folio_mapping() is right, too, but slow for the common case. */
@@ -166,7 +272,7 @@ static enum migrate_left pages_check(struct folio *newfolio,
 				     struct folio *folio)
 {
 	if (!folio_test_anon(folio) ||
-	    folio_order(newfolio) > folio_order(folio))
+	    folio_order(newfolio) != folio_order(folio))
 		return MIGRATE_LEFT_DESTINATION;
 	/*
 	 * The swap cache lets go of a folio's lock while it writes the folio
@@ -186,16 +292,16 @@ static enum migrate_left pages_check(struct folio *newfolio,
 /* Move the identity of a unit to @newfolio. */
 static enum migrate_left pages_move(struct migrate_unit *unit,
 				    struct folio *newfolio,
-				    struct folio *fault_folio)
+				    struct page *fault_page)
 {
-	struct folio *folio = page_folio(unit->page);
+	struct folio *folio = migrate_unit_folio(unit);
 	enum migrate_left reason = pages_check(newfolio, folio);
 	void *private = folio->private;
 
 	if (reason != NR_MIGRATE_LEFT)
 		return reason;
 	if (folio_migrate_mapping(pages_mapping(folio), newfolio, folio,
-				  folio == fault_folio))
+				  migrate_is_fault_folio(folio, fault_page)))
 		return MIGRATE_LEFT_BUSY;
 	folio_migrate_flags(newfolio, folio);
 	/* That forgets what is private to the old folio. */
@@ -226,7 +332,7 @@ static enum migrate_left pages_fill(struct migrate_pages_holes *holes,
 	/* Device pfns have no holes between them. */
 	if (WARN_ON_ONCE(!migrate))
 		return MIGRATE_LEFT_HOLE;
-	if (folio_order(folio) > unit->order)
+	if (folio_order(folio) != unit->order)
 		return MIGRATE_LEFT_DESTINATION;
 
 	addr = migrate->start + unit->index * PAGE_SIZE;
@@ -240,20 +346,31 @@ static enum migrate_left pages_fill(struct migrate_pages_holes *holes,
 	}
 	if (!pages_fill_hole(migrate->vma, addr, folio))
 		return MIGRATE_LEFT_HOLE;
-	*unit->src = MIGRATE_PFN_MIGRATE;
 	return NR_MIGRATE_LEFT;
 }
 
 static enum migrate_left pages_unit(struct migrate_pages_holes *holes,
 				    struct migrate_unit *unit,
-				    struct folio *fault_folio)
+				    struct page *fault_page)
 {
 	if (!unit->newpage)
 		return unit->page ? MIGRATE_LEFT_NO_DESTINATION :
 				    MIGRATE_LEFT_HOLE;
 	if (!unit->page)
-		return pages_fill(holes, unit, page_folio(unit->newpage));
-	return pages_move(unit, page_folio(unit->newpage), fault_folio);
+		return pages_fill(holes, unit, migrate_unit_newfolio(unit));
+	return pages_move(unit, migrate_unit_newfolio(unit), fault_page);
+}
+
+/*
+ * Has the unit been split, as the driver has only smaller folios for it? If that
+ * was not possible, it is found out once more that they are not as large. A copy
+ * of the unit, so that the caller's can stay in registers.
+ */
+static bool pages_split(struct migrate_unit unit, unsigned long *dst,
+			struct migrate_vma *migrate)
+{
+	return migrate_unit_must_split(&unit, dst) &&
+	       migrate_unit_split(&unit, dst, migrate);
 }
 
 /**
@@ -273,12 +390,9 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 			 unsigned long npages, struct migrate_vma *migrate,
 			 struct migrate_tally *tally)
 {
+	struct page *fault_page = migrate ? migrate->fault_page : NULL;
 	struct migrate_pages_holes holes = { .migrate = migrate };
-	struct folio *fault_folio = NULL;
 	struct migrate_unit unit = {};
-
-	if (migrate && migrate->fault_page)
-		fault_folio = page_folio(migrate->fault_page);
 
 	while (migrate_unit_next(&unit, src, dst, npages)) {
 		enum migrate_left reason;
@@ -286,7 +400,12 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 		/* No unit of setup's, only a page that the driver had left. */
 		if (!(*unit.src & MIGRATE_PFN_MIGRATE))
 			continue;
-		reason = pages_unit(&holes, &unit, fault_folio);
+		if (unlikely(unit.order) && pages_split(unit, dst, migrate)) {
+			/* What it is now is to be looked at again. */
+			unit.next = unit.index;
+			continue;
+		}
+		reason = pages_unit(&holes, &unit, fault_page);
 		if (reason != NR_MIGRATE_LEFT) {
 			migrate_left(tally, reason, migrate_unit_pages(&unit));
 			*unit.src &= ~MIGRATE_PFN_MIGRATE;

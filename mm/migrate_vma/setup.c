@@ -63,6 +63,19 @@ int migrate_stage_setup(struct migrate_vma *args,
  * without an error. cpages is then the number of units (folios and holes) that
  * can migrate, whatever their size.
  *
+ * A caller that sets MIGRATE_VMA_SELECT_COMPOUND gets what a PMD maps, and a hole of
+ * that size where a page fault could put a huge page, as one unit if the range has
+ * all of it: the first slot in src[] has MIGRATE_PFN_COMPOUND and stands for the
+ * folio, whose order folio_order() tells; the other slots are 0. The caller puts a
+ * folio of that order into the first slot of dst[], with MIGRATE_PFN_COMPOUND. If
+ * it has none, it can put smaller folios into the slots where they belong, and
+ * migrate_vma_pages() splits the unit: each of them has a slot in src[] then. What
+ * is larger than its source is refused.
+ *
+ * Without that flag, and at the edges of the range, large folios are split in the
+ * setup. What cannot be split, because somebody else has a reference to it, stays
+ * where it is, whole.
+ *
  * Prepare to migrate a range of memory virtual address range by collecting all
  * the pages backing each virtual address in the range, saving them inside the
  * src array.  Then lock those pages and unmap them. Once the pages are locked

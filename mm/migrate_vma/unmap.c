@@ -22,9 +22,8 @@
 /* References of @folio that a migration has to expect. */
 static int unmap_expected_refs(struct folio *folio, struct page *fault_page)
 {
-	bool fault = fault_page && page_folio(fault_page) == folio;
-
-	return folio_expected_ref_count(folio) + 1 + fault;
+	return folio_expected_ref_count(folio) + 1 +
+	       migrate_is_fault_folio(folio, fault_page);
 }
 
 /**
@@ -89,7 +88,7 @@ static void unmap_note_device_writes(struct folio *folio)
  */
 static bool unmap_isolate_unit(struct unmap_lru *lru, struct migrate_unit *unit)
 {
-	struct folio *folio = page_folio(unit->page);
+	struct folio *folio = migrate_unit_folio(unit);
 
 	/* Device memory is on no LRU. */
 	if (folio_is_zone_device(folio)) {
@@ -140,17 +139,19 @@ static bool unmap_isolate_units(unsigned long *src, unsigned long npages,
 /**
  * migrate_unit_restore() - a unit that is not to migrate stays where it was
  * @unit: the unit; has a folio, which is locked
+ * @fault_page: see struct migrate_vma
  * @isolated: it was on the LRU and is not any more
  *
  * Puts its entries back, unlocks it, drops the reference and clears the slot.
  */
-void migrate_unit_restore(struct migrate_unit *unit, bool isolated)
+void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
+			  bool isolated)
 {
-	struct folio *folio = page_folio(unit->page);
+	struct folio *folio = migrate_unit_folio(unit);
 
 	remove_migration_ptes(folio, folio, 0);
 	migrate_unit_put_anon_vma(unit);
-	folio_unlock(folio);
+	migrate_folio_unlock(folio, fault_page);
 	if (isolated)
 		folio_putback_lru(folio);
 	else
@@ -161,16 +162,7 @@ void migrate_unit_restore(struct migrate_unit *unit, bool isolated)
 /* Does somebody that we do not know have a reference to @folio? */
 static bool unmap_is_pinned(struct folio *folio, struct page *fault_page)
 {
-	int expected = unmap_expected_refs(folio, fault_page);
-
-	/*
-	 * A CPU fault takes a reference to device-private memory before it finds
-	 * that the folio is locked, and drops it then. Let one of them pass: if
-	 * it is still there in the pages stage, that one says no.
-	 */
-	if (folio_is_zone_device(folio))
-		expected++;
-	return folio_ref_count(folio) > expected;
+	return folio_ref_count(folio) > unmap_expected_refs(folio, fault_page);
 }
 
 /**
@@ -222,7 +214,7 @@ static bool unmap_stays_pinned(struct unmap_rest *rest, struct folio *folio)
 static enum migrate_left unmap_unit(struct unmap_rest *rest,
 				    struct migrate_unit *unit)
 {
-	struct folio *folio = page_folio(unit->page);
+	struct folio *folio = migrate_unit_folio(unit);
 
 	if (!(*unit->src & MIGRATE_PFN_MIGRATE)) {
 		if (!unmap_isolate_late(rest, folio))
@@ -266,7 +258,8 @@ static void unmap_units(unsigned long *src, unsigned long npages,
 			continue;
 		}
 		migrate_left(tally, reason, migrate_unit_pages(&unit));
-		migrate_unit_restore(&unit, reason != MIGRATE_LEFT_LRU &&
+		migrate_unit_restore(&unit, fault_page,
+				     reason != MIGRATE_LEFT_LRU &&
 				     !is_zone_device_page(unit.page));
 	}
 }

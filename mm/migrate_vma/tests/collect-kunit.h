@@ -12,6 +12,7 @@
 
 #define FOLIO_ORDER	3
 #define FOLIO_PAGES	BIT(FOLIO_ORDER)
+#define HUGE_PAGES	BIT(MIGRATE_HUGE_ORDER)
 
 static unsigned long test_mpfn(struct folio *folio, unsigned long flags)
 {
@@ -86,17 +87,17 @@ static void test_unit_of_large_hole(struct kunit *test)
 	unsigned long *src;
 	struct migrate_unit unit = {};
 
-	src = kunit_kcalloc(test, HPAGE_PMD_NR + 1, sizeof(*src), GFP_KERNEL);
+	src = kunit_kcalloc(test, HUGE_PAGES + 1, sizeof(*src), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, src);
 	src[0] = MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND;
-	src[HPAGE_PMD_NR] = MIGRATE_PFN_MIGRATE;
+	src[HUGE_PAGES] = MIGRATE_PFN_MIGRATE;
 
 	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, NULL, 0,
-						HPAGE_PMD_NR + 1));
+						HUGE_PAGES + 1));
 	KUNIT_EXPECT_TRUE(test, migrate_unit_is_hole(&unit));
-	KUNIT_EXPECT_EQ(test, migrate_unit_pages(&unit), HPAGE_PMD_NR);
-	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, NULL, HPAGE_PMD_NR,
-						HPAGE_PMD_NR + 1));
+	KUNIT_EXPECT_EQ(test, migrate_unit_pages(&unit), HUGE_PAGES);
+	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, NULL, HUGE_PAGES,
+						HUGE_PAGES + 1));
 	KUNIT_EXPECT_EQ(test, migrate_unit_pages(&unit), 1);
 }
 

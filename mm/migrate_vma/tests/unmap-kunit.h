@@ -24,7 +24,7 @@ static void test_restore(struct test_range *range)
 	struct migrate_unit unit = {};
 
 	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES))
-		migrate_unit_restore(&unit, true);
+		migrate_unit_restore(&unit, NULL, true);
 }
 
 static void test_unmap(struct kunit *test)

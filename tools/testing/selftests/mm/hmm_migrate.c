@@ -12,356 +12,15 @@
  * hmm_migrate.sh sees to that.
  */
 #define _GNU_SOURCE
-#include "../kselftest_harness.h"
+#include "hmm_migrate.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/auxv.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
-
-/*
- * Private to the kernel's test driver, so it is not in the usual
- * include/uapi/... directory.
- */
-#include <lib/test_hmm_migrate_uapi.h>
-#include <mm/gup_test.h>
 
 #define PAGES		128UL
-#define TIMEOUT		240
-#define DEFAULT_TRIPS	1000
 #define TWO_MEG		(2UL << 20)
-
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
-
-static unsigned long page_size;
-
-static unsigned long trips(void)
-{
-	const char *text = getenv("HMM_MIGRATE_TRIPS");
-	unsigned long number = text ? strtoul(text, NULL, 0) : 0;
-
-	return number ?: DEFAULT_TRIPS;
-}
-
-/* Contents: each word depends on the seed and on where it is. */
-
-static uint64_t pattern(unsigned long seed, size_t offset)
-{
-	return (offset / sizeof(uint64_t) + 1) * 0x9e3779b97f4a7c15ull ^ seed << 56 ^ seed;
-}
-
-static void fill(void *memory, size_t size, unsigned long seed)
-{
-	uint64_t *words = memory;
-	size_t offset;
-
-	for (offset = 0; offset < size; offset += sizeof(*words))
-		words[offset / sizeof(*words)] = pattern(seed, offset);
-}
-
-/* Number of words that are not what fill() made them, from @offset to @end. */
-static size_t wrong_part(const void *memory, size_t offset, size_t end,
-			 unsigned long seed)
-{
-	const uint64_t *words = memory;
-	size_t count = 0;
-
-	for (; offset < end; offset += sizeof(*words))
-		count += words[offset / sizeof(*words)] != pattern(seed, offset);
-	return count;
-}
-
-static size_t wrong(const void *memory, size_t size, unsigned long seed)
-{
-	return wrong_part(memory, 0, size, seed);
-}
-
-static size_t nonzero(const void *memory, size_t size)
-{
-	const unsigned char *bytes = memory;
-	size_t i, count = 0;
-
-	for (i = 0; i < size; i++)
-		count += bytes[i] != 0;
-	return count;
-}
-
-/* Small pages, whatever the system's policy is for transparent huge pages. */
-static void *map_pages(unsigned long npages)
-{
-	void *memory = mmap(NULL, npages * page_size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (memory != MAP_FAILED)
-		madvise(memory, npages * page_size, MADV_NOHUGEPAGE);
-	return memory;
-}
-
-/* A child that does not outlive a test that fails. */
-static pid_t fork_child(void)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-	return pid;
-}
-
-/* The driver's ioctls: 0 or -errno */
-
-static int device_ioctl(int fd, unsigned long request, void *argument)
-{
-	return ioctl(fd, request, argument) ? -errno : 0;
-}
-
-static int open_device(unsigned int device)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/dev/hmm_migrate%u", device);
-	return open(path, O_RDWR | O_CLOEXEC);
-}
-
-static int migrate(int fd, unsigned long request, void *addr,
-		   unsigned long npages, unsigned int flags,
-		   struct test_hmm_migrate_range *range)
-{
-	memset(range, 0, sizeof(*range));
-	range->size = sizeof(*range);
-	range->flags = flags;
-	range->addr = (uintptr_t)addr;
-	range->length = npages * page_size;
-	return device_ioctl(fd, request, range);
-}
-
-static int to_device(int fd, void *addr, unsigned long npages,
-		     struct test_hmm_migrate_range *range)
-{
-	return migrate(fd, TEST_HMM_MIGRATE_TO_DEVICE, addr, npages, 0, range);
-}
-
-static int to_system(int fd, void *addr, unsigned long npages,
-		     struct test_hmm_migrate_range *range)
-{
-	return migrate(fd, TEST_HMM_MIGRATE_TO_SYSTEM, addr, npages, 0, range);
-}
-
-static uint64_t sum_of(const struct test_hmm_migrate_range *range)
-{
-	uint64_t sum = 0;
-	int i;
-
-	for (i = 0; i < TEST_HMM_MIGRATE_FATES; i++)
-		sum += range->pages[i];
-	return sum;
-}
-
-static int access_memory(int fd, unsigned long request, void *addr, size_t size,
-			 const void *buffer, struct test_hmm_migrate_access *access)
-{
-	memset(access, 0, sizeof(*access));
-	access->size = sizeof(*access);
-	access->addr = (uintptr_t)addr;
-	access->length = size;
-	access->buffer = (uintptr_t)buffer;
-	return device_ioctl(fd, request, access);
-}
-
-static int device_read(int fd, void *addr, size_t size, void *buffer)
-{
-	struct test_hmm_migrate_access access;
-
-	return access_memory(fd, TEST_HMM_MIGRATE_READ, addr, size, buffer, &access);
-}
-
-static int device_write(int fd, void *addr, size_t size, const void *buffer)
-{
-	struct test_hmm_migrate_access access;
-
-	return access_memory(fd, TEST_HMM_MIGRATE_WRITE, addr, size, buffer, &access);
-}
-
-/* Number of wrong words as the device sees them; the CPU touches nothing. */
-static size_t device_wrong(int fd, void *addr, size_t size, unsigned long seed)
-{
-	void *buffer = malloc(size);
-	size_t count = size;
-
-	if (buffer && !device_read(fd, addr, size, buffer))
-		count = wrong(buffer, size, seed);
-	free(buffer);
-	return count;
-}
-
-static int snapshot(int fd, void *addr, unsigned long npages,
-		    struct test_hmm_migrate_page *pages)
-{
-	struct test_hmm_migrate_snapshot argument = {
-		.size = sizeof(argument),
-		.addr = (uintptr_t)addr,
-		.length = npages * page_size,
-		.buffer = (uintptr_t)pages,
-	};
-	int ret = device_ioctl(fd, TEST_HMM_MIGRATE_SNAPSHOT, &argument);
-
-	if (!ret && argument.done != npages)
-		return -EIO;
-	return ret;
-}
-
-/* How many pages of the range are @where; all of them if there is an error. */
-static long pages_at(int fd, void *addr, unsigned long npages, unsigned int where)
-{
-	struct test_hmm_migrate_page *pages = calloc(npages, sizeof(*pages));
-	unsigned long i;
-	long count = 0;
-	int ret;
-
-	ret = pages ? snapshot(fd, addr, npages, pages) : -ENOMEM;
-	for (i = 0; !ret && i < npages; i++)
-		count += pages[i].where == where;
-	free(pages);
-	return ret ? ret : count;
-}
-
-static long writable_pages(int fd, void *addr, unsigned long npages)
-{
-	struct test_hmm_migrate_page *pages = calloc(npages, sizeof(*pages));
-	unsigned long i;
-	long count = 0;
-	int ret;
-
-	ret = pages ? snapshot(fd, addr, npages, pages) : -ENOMEM;
-	for (i = 0; !ret && i < npages; i++)
-		count += !!(pages[i].flags & TEST_HMM_MIGRATE_WRITABLE);
-	free(pages);
-	return ret ? ret : count;
-}
-
-static int inject(int fd, unsigned int what, unsigned long nth,
-		  unsigned long times)
-{
-	struct test_hmm_migrate_inject argument = {
-		.size = sizeof(argument),
-		.what = what,
-		.nth = nth,
-		.times = times,
-	};
-
-	return device_ioctl(fd, TEST_HMM_MIGRATE_INJECT, &argument);
-}
-
-static int statistics(int fd, unsigned int flags,
-		      struct test_hmm_migrate_statistics *stats)
-{
-	memset(stats, 0, sizeof(*stats));
-	stats->size = sizeof(*stats);
-	stats->flags = flags;
-	return device_ioctl(fd, TEST_HMM_MIGRATE_STATISTICS, stats);
-}
-
-static int get_info(int fd, struct test_hmm_migrate_info *info)
-{
-	memset(info, 0, sizeof(*info));
-	info->size = sizeof(*info);
-	return device_ioctl(fd, TEST_HMM_MIGRATE_INFO, info);
-}
-
-/* Device pages in use; frees may be a moment late, behind an RCU or a batch. */
-static long device_used(int fd, unsigned long expected)
-{
-	struct test_hmm_migrate_info info;
-	long used = -1;
-	int tries;
-
-	for (tries = 0; tries < 100; tries++) {
-		int ret = get_info(fd, &info);
-
-		if (ret)
-			return ret;
-		used = info.pages - info.free;
-		if (used == (long)expected)
-			break;
-		usleep(20000);
-	}
-	return used;
-}
-
-static int evict(int fd, struct test_hmm_migrate_evict *argument)
-{
-	memset(argument, 0, sizeof(*argument));
-	argument->size = sizeof(*argument);
-	return device_ioctl(fd, TEST_HMM_MIGRATE_EVICT, argument);
-}
-
-static void disarm(int fd)
-{
-	unsigned int what;
-
-	for (what = 0; what < TEST_HMM_MIGRATE_NR_FAIL; what++)
-		inject(fd, what, 0, 0);
-}
-
-/* Exit status of a child that was forked for @pid, or -1. */
-static int reap(pid_t pid)
-{
-	int status;
-
-	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
-		return -1;
-	return WEXITSTATUS(status);
-}
-
-static bool have_swap(void)
-{
-	char line[256];
-	int lines = 0;
-	FILE *swaps = fopen("/proc/swaps", "r");
-
-	if (!swaps)
-		return false;
-	while (fgets(line, sizeof(line), swaps))
-		lines++;
-	fclose(swaps);
-	return lines > 1;
-}
-
-/* The signal that kills a child that writes there, 0 if it may write. */
-static int signal_of_write(unsigned char *memory)
-{
-	int status;
-	pid_t pid = fork_child();
-
-	if (!pid) {
-		signal(SIGSEGV, SIG_DFL);
-		*memory = ~*memory;
-		_exit(0);
-	}
-	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		return -1;
-	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-}
 
 /* One device and a buffer of PAGES pages, filled with seed 1. */
 
@@ -1113,20 +772,15 @@ TEST_F_TIMEOUT(device, dontneed_on_the_device, TIMEOUT)
 /* A pinned page stays where it is, and whoever pinned it keeps seeing it. */
 TEST_F_TIMEOUT(device, pinned_pages, TIMEOUT)
 {
-	struct pin_longterm_test pin = {
-		.addr = (uintptr_t)self->memory + page_size,
-		.size = 2 * page_size,
-		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
-	};
 	unsigned char *buffer = calloc(2, page_size);
-	uint64_t to = (uintptr_t)buffer;
 	int gup;
 
 	ASSERT_NE(NULL, buffer);
-	gup = open("/sys/kernel/debug/gup_test", O_RDWR);
-	if (gup < 0)
+	if (!can_pin())
 		SKIP(return, "no gup_test, is debugfs mounted?");
-	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_START, &pin));
+	gup = pin(self->memory + page_size, 2 * page_size,
+		  PIN_LONGTERM_TEST_FLAG_USE_WRITE);
+	ASSERT_LE(0, gup);
 
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES - 2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
@@ -1134,10 +788,9 @@ TEST_F_TIMEOUT(device, pinned_pages, TIMEOUT)
 	EXPECT_EQ(2, pages_at(self->fd, self->memory + page_size, 2,
 			      TEST_HMM_MIGRATE_SYSTEM));
 	memset(self->memory + page_size, 0x5a, 2 * page_size);
-	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_READ, &to));
+	ASSERT_EQ(0, read_pinned(gup, buffer));
 	EXPECT_EQ(0, memcmp(buffer, self->memory + page_size, 2 * page_size));
 
-	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_STOP));
 	close(gup);
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
@@ -1149,27 +802,21 @@ TEST_F_TIMEOUT(device, pinned_pages, TIMEOUT)
 /* Pinning for the long term brings device memory back first. */
 TEST_F_TIMEOUT(device, pin_on_the_device, TIMEOUT)
 {
-	struct pin_longterm_test pin = {
-		.addr = (uintptr_t)self->memory,
-		.size = self->size,
-	};
 	unsigned char *buffer = malloc(self->size);
-	uint64_t to = (uintptr_t)buffer;
 	int gup;
 
 	ASSERT_NE(NULL, buffer);
-	gup = open("/sys/kernel/debug/gup_test", O_RDWR);
-	if (gup < 0)
+	if (!can_pin())
 		SKIP(return, "no gup_test, is debugfs mounted?");
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 
-	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_START, &pin));
+	gup = pin(self->memory, self->size, 0);
+	ASSERT_LE(0, gup);
 	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
 				  TEST_HMM_MIGRATE_SYSTEM));
-	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_READ, &to));
+	ASSERT_EQ(0, read_pinned(gup, buffer));
 	EXPECT_EQ(0, wrong(buffer, self->size, 1));
-	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_STOP));
 	close(gup);
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 	free(buffer);
@@ -1205,51 +852,6 @@ TEST_F_TIMEOUT(device, swapped_out_pages, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
 }
 
-#define KSM "/sys/kernel/mm/ksm/"
-
-static long read_ksm(const char *path)
-{
-	FILE *file = fopen(path, "r");
-	long value = -1;
-
-	if (!file)
-		return -1;
-	if (fscanf(file, "%ld", &value) != 1)
-		value = -1;
-	fclose(file);
-	return value;
-}
-
-static void write_ksm(const char *path, long value)
-{
-	FILE *file = fopen(path, "w");
-
-	if (!file)
-		return;
-	fprintf(file, "%ld", value);
-	fclose(file);
-}
-
-/* Let KSM merge those pages of the memory that are equal, @expected of them. */
-static bool merge_pages(void *memory, size_t size, long expected)
-{
-	long run = read_ksm(KSM "run"), scan = read_ksm(KSM "pages_to_scan");
-	bool merged = false;
-	int tries;
-
-	if (madvise(memory, size, MADV_MERGEABLE))
-		return false;
-	write_ksm(KSM "pages_to_scan", 10000);
-	write_ksm(KSM "run", 1);
-	for (tries = 0; tries < 1000 && !merged; tries++) {
-		merged = read_ksm("/proc/self/ksm_merging_pages") >= expected;
-		usleep(20000);
-	}
-	write_ksm(KSM "run", run);
-	write_ksm(KSM "pages_to_scan", scan);
-	return merged;
-}
-
 TEST_F_TIMEOUT(device, merged_pages_stay, TIMEOUT)
 {
 	unsigned char *memory = map_pages(PAGES), *target = map_pages(PAGES);
@@ -1257,7 +859,7 @@ TEST_F_TIMEOUT(device, merged_pages_stay, TIMEOUT)
 
 	ASSERT_NE(MAP_FAILED, (void *)memory);
 	ASSERT_NE(MAP_FAILED, (void *)target);
-	if (read_ksm(KSM "run") < 0)
+	if (read_number(KSM "run") < 0)
 		SKIP(return, "no KSM");
 	for (i = 0; i < PAGES; i++)
 		fill(memory + i * page_size, page_size, i < 8 ? 77 : i + 100);
@@ -1341,29 +943,6 @@ TEST_F_TIMEOUT(device, special_mapping_is_refused, TIMEOUT)
 
 #define NR_HUGEPAGES	"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 
-static long get_hugepages(void)
-{
-	FILE *file = fopen(NR_HUGEPAGES, "r");
-	long count = -1;
-
-	if (!file)
-		return -1;
-	if (fscanf(file, "%ld", &count) != 1)
-		count = -1;
-	fclose(file);
-	return count;
-}
-
-static void set_hugepages(long count)
-{
-	FILE *file = fopen(NR_HUGEPAGES, "w");
-
-	if (!file)
-		return;
-	fprintf(file, "%ld", count);
-	fclose(file);
-}
-
 static void *map_hugetlb(void)
 {
 	return mmap(NULL, TWO_MEG, PROT_READ | PROT_WRITE,
@@ -1373,22 +952,22 @@ static void *map_hugetlb(void)
 
 TEST_F_TIMEOUT(device, hugetlb_is_refused, TIMEOUT)
 {
-	long before = get_hugepages();
+	long before = read_number(NR_HUGEPAGES);
 	unsigned char *memory;
 
 	if (before < 0)
 		SKIP(return, "no huge pages of 2 MiB");
-	set_hugepages(before + 1);
+	write_number(NR_HUGEPAGES, before + 1);
 	memory = map_hugetlb();
 	if (memory == MAP_FAILED) {
-		set_hugepages(before);
+		write_number(NR_HUGEPAGES, before);
 		SKIP(return, "no huge page of 2 MiB to be had");
 	}
 	fill(memory, TWO_MEG, 7);
 	EXPECT_EQ(-EOPNOTSUPP, to_device(self->fd, memory, 1, &self->range));
 	EXPECT_EQ(0, wrong(memory, TWO_MEG, 7));
 	munmap(memory, TWO_MEG);
-	set_hugepages(before);
+	write_number(NR_HUGEPAGES, before);
 }
 
 TEST_F_TIMEOUT(device, migrate_ends_at_a_gap, TIMEOUT)
@@ -1402,33 +981,6 @@ TEST_F_TIMEOUT(device, migrate_ends_at_a_gap, TIMEOUT)
 	EXPECT_EQ(half, pages_at(self->fd, self->memory, PAGES,
 				 TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, wrong(self->memory, half * page_size, 1));
-}
-
-static size_t huge_page_size(void)
-{
-	FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "r");
-	size_t size = 0;
-
-	if (!file)
-		return 0;
-	if (fscanf(file, "%zu", &size) != 1)
-		size = 0;
-	fclose(file);
-	return size;
-}
-
-/* Memory where a huge page fits at the start of @memory. Returns the mapping. */
-static void *map_huge_page(size_t size, unsigned char **memory)
-{
-	void *area = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	*memory = (void *)(((uintptr_t)area + size - 1) & ~(size - 1));
-	if (area != MAP_FAILED && madvise(*memory, size, MADV_HUGEPAGE)) {
-		munmap(area, 2 * size);
-		return MAP_FAILED;
-	}
-	return area;
 }
 
 /* Split on the way out or not: the contents count here. */
@@ -1496,19 +1048,6 @@ TEST_F_TIMEOUT(device, huge_zero_page, TIMEOUT)
 				   TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, nonzero(memory, size));
 	munmap(area, 2 * size);
-}
-
-/* A byte through a pipe: the other side has come so far. */
-static bool wait_for(int fd)
-{
-	char byte;
-
-	return read(fd, &byte, 1) == 1;
-}
-
-static bool tell(int fd)
-{
-	return write(fd, "t", 1) == 1;
 }
 
 /*
@@ -1628,15 +1167,8 @@ TEST_F_TIMEOUT(device, failures_in_holes, TIMEOUT)
 /* Only what is large enough fails. */
 TEST_F_TIMEOUT(device, failures_of_larger_orders, TIMEOUT)
 {
-	struct test_hmm_migrate_inject argument = {
-		.size = sizeof(argument),
-		.what = TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
-		.order = 1,
-		.nth = 1,
-		.times = -1,
-	};
-
-	ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_INJECT, &argument));
+	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1,
+				  1, -1));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
@@ -1685,23 +1217,6 @@ TEST_F_TIMEOUT(device, device_is_full, TIMEOUT)
 	EXPECT_EQ(PAGES, pages_at(self->fd, memory + info.pages * page_size,
 				  PAGES, TEST_HMM_MIGRATE_NONE));
 	munmap(memory, npages * page_size);
-}
-
-static sigjmp_buf on_sigbus;
-
-/* Whether reading @memory, which fill() has filled with @seed, raises SIGBUS. */
-static bool raises_sigbus(const void *memory, size_t size, unsigned long seed,
-			  size_t *wrong_words)
-{
-	if (sigsetjmp(on_sigbus, 1))
-		return true;
-	*wrong_words = wrong(memory, size, seed);
-	return false;
-}
-
-static void jump_on_sigbus(int signal)
-{
-	siglongjmp(on_sigbus, 1);
 }
 
 /* The copy for a CPU fault fails: SIGBUS, and the contents are still there. */
@@ -1813,36 +1328,9 @@ TEST_F_TIMEOUT(device, kill_with_memory_on_the_device, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* Somebody who dies in the middle of a migration, again and again. */
 TEST_F_TIMEOUT(device, kill_while_migrating, TIMEOUT)
 {
-	unsigned long round, rounds = trips() / 50 + 1;
-
-	for (round = 0; round < rounds; round++) {
-		int ready[2];
-		pid_t pid;
-
-		ASSERT_EQ(0, pipe(ready));
-		pid = fork_child();
-		ASSERT_LE(0, pid);
-		if (!pid) {
-			int fd = open_device(variant->device);
-
-			while (!to_device(fd, self->memory, PAGES, &self->range) &&
-			       !to_system(fd, self->memory, PAGES, &self->range) &&
-			       tell(ready[1]))
-				;
-			_exit(1);
-		}
-		close(ready[1]);
-		/* It is in the middle of its second trip or a later one. */
-		ASSERT_TRUE(wait_for(ready[0]));
-		usleep(round * 700 % 20000);
-		kill(pid, SIGKILL);
-		EXPECT_EQ(-1, reap(pid));
-		ASSERT_EQ(0, wrong(self->memory, self->size, 1));
-		close(ready[0]);
-	}
+	kill_while_migrating(_metadata, variant->device, self->memory, PAGES, 0);
 }
 
 /*
@@ -1911,81 +1399,10 @@ TEST_F_TIMEOUT(device, process_is_gone, TIMEOUT)
 
 /* Threads */
 
-struct worker {
-	pthread_t thread;
-	int fd;
-	unsigned char *memory;
-	unsigned long npages;
-	unsigned long rounds;
-	unsigned int device;
-	bool private;
-	unsigned long moved;
-	unsigned long errors;
-	atomic_bool *stop;
-};
-
-static void *migrate_to_and_fro(void *data)
-{
-	struct worker *worker = data;
-	struct test_hmm_migrate_range range;
-	unsigned long i;
-
-	for (i = 0; i < worker->rounds; i++) {
-		worker->errors += !!to_device(worker->fd, worker->memory,
-					      worker->npages, &range);
-		worker->moved += range.pages[TEST_HMM_MIGRATE_MOVED];
-		worker->errors += sum_of(&range) != worker->npages;
-		worker->errors += !!to_system(worker->fd, worker->memory,
-					      worker->npages, &range);
-		worker->errors += sum_of(&range) != worker->npages;
-	}
-	return NULL;
-}
-
-static void *read_by_cpu(void *data)
-{
-	struct worker *worker = data;
-
-	while (!*worker->stop)
-		worker->errors += wrong(worker->memory,
-					worker->npages * page_size, 1);
-	return NULL;
-}
-
-/* Two threads migrate the range by the two files, a third one reads it. */
-static void migrate_against_each_other(struct __test_metadata *_metadata,
-				       int first, int second,
-				       unsigned char *memory)
-{
-	atomic_bool stop = false;
-	struct worker workers[3];
-	int i;
-
-	for (i = 0; i < 3; i++) {
-		workers[i] = (struct worker) {
-			.fd = i ? second : first,
-			.memory = memory,
-			.npages = PAGES,
-			.rounds = trips() / 10 + 1,
-			.stop = &stop,
-		};
-		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL,
-					    i < 2 ? migrate_to_and_fro : read_by_cpu,
-					    &workers[i]));
-	}
-	for (i = 0; i < 3; i++) {
-		if (i == 2)
-			stop = true;
-		pthread_join(workers[i].thread, NULL);
-		EXPECT_EQ(0, workers[i].errors);
-	}
-	EXPECT_LT(0, workers[0].moved + workers[1].moved);
-	EXPECT_EQ(0, wrong(memory, PAGES * page_size, 1));
-}
-
 TEST_F_TIMEOUT(device, two_threads_against_each_other, TIMEOUT)
 {
-	migrate_against_each_other(_metadata, self->fd, self->fd, self->memory);
+	migrate_against_each_other(_metadata, self->fd, self->fd, self->memory,
+				   PAGES, 0);
 }
 
 /*
@@ -2070,15 +1487,6 @@ static void *migrate_to_device_only(void *data)
 	return NULL;
 }
 
-/* Wait a little, a different time each round, so that phases drift. */
-static void spin(unsigned long round)
-{
-	atomic_ulong turns = round * 7919 % 20000;
-
-	while (turns)
-		turns--;
-}
-
 /*
  * Zap what is being migrated: the device must not keep an entry for it. Nobody
  * writes anything but zeros, and what was freed is full of poison. The pages
@@ -2123,64 +1531,7 @@ TEST_F_TIMEOUT(device, dontneed_while_migrating, TIMEOUT)
 	free(buffer);
 }
 
-/* What the kernel counts of all range migrations, in /proc/vmstat. */
-static long read_vmstat(const char *name)
-{
-	FILE *file = fopen("/proc/vmstat", "r");
-	char found[64];
-	long value = -1, number;
-
-	if (!file)
-		return -1;
-	while (value < 0 && fscanf(file, "%63s %ld", found, &number) == 2) {
-		if (!strcmp(found, name))
-			value = number;
-	}
-	fclose(file);
-	return value;
-}
-
 /* Other threads' folio locks are in the way, for a moment. */
-
-struct holder {
-	pthread_t thread;
-	int fd;
-	int ret;
-	struct test_hmm_migrate_hold hold;
-};
-
-static void *hold_range(void *data)
-{
-	struct holder *holder = data;
-
-	holder->ret = device_ioctl(holder->fd, TEST_HMM_MIGRATE_HOLD,
-				   &holder->hold);
-	return NULL;
-}
-
-/* Returns when the pages are held. */
-static bool start_holder(struct holder *holder, int fd, unsigned int flags,
-			 void *memory, unsigned long npages, unsigned long usec)
-{
-	struct test_hmm_migrate_info info = {};
-	int tries;
-
-	holder->fd = fd;
-	holder->hold = (struct test_hmm_migrate_hold) {
-		.size = sizeof(holder->hold),
-		.flags = flags,
-		.addr = (uintptr_t)memory,
-		.length = npages * page_size,
-		.usec = usec,
-	};
-	if (pthread_create(&holder->thread, NULL, hold_range, holder))
-		return false;
-	for (tries = 0; tries < 1000000 && info.held != npages; tries++) {
-		if (get_info(fd, &info))
-			return false;
-	}
-	return true;
-}
 
 /*
  * Migrate a range half of which another thread holds. All of it must move: a
@@ -2247,34 +1598,6 @@ TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* Bits of /proc/self/pagemap. */
-#define PM_PFN		0x007fffffffffffffULL
-#define PM_SOFT_DIRTY	0x0080000000000000ULL
-#define PM_UFFD_WP	0x0200000000000000ULL
-
-static uint64_t pagemap_of(const void *addr)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
-
-	if (fd >= 0 && pread(fd, &entry, sizeof(entry), (uintptr_t)addr /
-			     page_size * sizeof(entry)) != sizeof(entry))
-		entry = 0;
-	if (fd >= 0)
-		close(fd);
-	return entry;
-}
-
-static bool clear_soft_dirty(void)
-{
-	int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
-	bool cleared = fd >= 0 && write(fd, "4", 1) == 1;
-
-	if (fd >= 0)
-		close(fd);
-	return cleared;
-}
-
 /*
  * Soft-dirty must come back where it was, on the device and back, and must not
  * come where it was not.
@@ -2285,7 +1608,7 @@ TEST_F_TIMEOUT(device, soft_dirty_survives, TIMEOUT)
 
 	if (!(pagemap_of(self->memory) & PM_SOFT_DIRTY))
 		SKIP(return, "no soft-dirty");
-	ASSERT_TRUE(clear_soft_dirty());
+	ASSERT_TRUE(clear_references(CLEAR_SOFT_DIRTY));
 	for (i = 0; i < PAGES; i += 3)
 		memset(self->memory + i * page_size, 9, page_size);
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
@@ -2300,29 +1623,6 @@ TEST_F_TIMEOUT(device, soft_dirty_survives, TIMEOUT)
 		EXPECT_EQ(i % 3 == 0, !!(pagemap_of(self->memory + i * page_size) &
 					 PM_SOFT_DIRTY));
 	}
-}
-
-static int open_userfaultfd(__u64 features)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK |
-			 UFFD_USER_MODE_ONLY);
-
-	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api)) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-static bool write_protect(int fd, void *addr, size_t size, bool protect)
-{
-	struct uffdio_writeprotect argument = {
-		.range = { .start = (uintptr_t)addr, .len = size },
-		.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	return !ioctl(fd, UFFDIO_WRITEPROTECT, &argument);
 }
 
 /*
@@ -2373,58 +1673,13 @@ TEST_F_TIMEOUT(device, userfaultfd_write_protect_survives, TIMEOUT)
  */
 TEST_F_TIMEOUT(device, exclusive_survives, TIMEOUT)
 {
-	struct iovec iov = { .iov_base = self->memory, .iov_len = page_size };
-	atomic_ulong *word = (atomic_ulong *)self->memory;
-	uint64_t before, after;
-	int fds[2];
-
-	ASSERT_EQ(0, pipe(fds));
 	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	ASSERT_EQ(page_size, vmsplice(fds[1], &iov, 1, 0));
-	ASSERT_EQ(0, mprotect(self->memory, self->size, PROT_READ | PROT_WRITE));
-	before = pagemap_of(self->memory) & PM_PFN;
-	ASSERT_NE(0, before);
-	*word = pattern(1, 0);
-	after = pagemap_of(self->memory) & PM_PFN;
-	EXPECT_EQ(before, after);
+	EXPECT_TRUE(written_in_place(self->memory, self->size));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
-	close(fds[0]);
-	close(fds[1]);
-}
-
-/* A number that /proc/self/smaps tells of the mapping that starts at @addr. */
-static long smaps_kib(const void *addr, const char *name)
-{
-	FILE *file = fopen("/proc/self/smaps", "r");
-	unsigned long start, end;
-	bool found = false;
-	char line[512];
-	long kib = -1;
-
-	if (!file)
-		return -1;
-	while (kib < 0 && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			found = start == (uintptr_t)addr;
-		else if (found && !strncmp(line, name, strlen(name)))
-			kib = strtol(line + strlen(name) + 1, NULL, 10);
-	}
-	fclose(file);
-	return kib;
-}
-
-static int clear_referenced(void)
-{
-	int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
-	int ret = fd < 0 || write(fd, "1", 1) != 1;
-
-	if (fd >= 0)
-		close(fd);
-	return ret;
 }
 
 /* A migration that comes to nothing. */
@@ -2460,7 +1715,7 @@ TEST_F_TIMEOUT(device, young_and_dirty_survive, TIMEOUT)
 		SKIP(return, "no swap space");
 
 	fill(memory, PAGES * page_size, 5);
-	ASSERT_EQ(0, clear_referenced());
+	ASSERT_TRUE(clear_references(CLEAR_REFERENCED));
 	ASSERT_EQ(0, smaps_kib(memory, "Referenced:"));
 	/* That did not flush the TLB, and without a walk nothing becomes young. */
 	ASSERT_EQ(0, mprotect(memory, PAGES * page_size, PROT_NONE));
@@ -2687,23 +1942,35 @@ static const struct {
 	const char *name;
 	unsigned long request;
 	size_t size;
+	/* The flags that it knows. */
+	__u32 flags;
+	/* How much the structure has grown since its first version. */
+	size_t grown;
 } requests[] = {
 	{ "info", TEST_HMM_MIGRATE_INFO, sizeof(struct test_hmm_migrate_info) },
-	{ "to_device", TEST_HMM_MIGRATE_TO_DEVICE, sizeof(struct test_hmm_migrate_range) },
-	{ "to_system", TEST_HMM_MIGRATE_TO_SYSTEM, sizeof(struct test_hmm_migrate_range) },
+	{ "to_device", TEST_HMM_MIGRATE_TO_DEVICE, sizeof(struct test_hmm_migrate_range),
+	  TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_RELOCATE },
+	{ "to_system", TEST_HMM_MIGRATE_TO_SYSTEM, sizeof(struct test_hmm_migrate_range),
+	  TEST_HMM_MIGRATE_HUGE },
 	{ "read", TEST_HMM_MIGRATE_READ, sizeof(struct test_hmm_migrate_access) },
 	{ "write", TEST_HMM_MIGRATE_WRITE, sizeof(struct test_hmm_migrate_access) },
 	{ "snapshot", TEST_HMM_MIGRATE_SNAPSHOT, sizeof(struct test_hmm_migrate_snapshot) },
 	{ "evict", TEST_HMM_MIGRATE_EVICT, sizeof(struct test_hmm_migrate_evict) },
-	{ "statistics", TEST_HMM_MIGRATE_STATISTICS, sizeof(struct test_hmm_migrate_statistics) },
-	{ "inject", TEST_HMM_MIGRATE_INJECT, sizeof(struct test_hmm_migrate_inject) },
-	{ "hold", TEST_HMM_MIGRATE_HOLD, sizeof(struct test_hmm_migrate_hold) },
+	{ "statistics", TEST_HMM_MIGRATE_STATISTICS, sizeof(struct test_hmm_migrate_statistics),
+	  TEST_HMM_MIGRATE_RESET, sizeof(__u64) },
+	/* Has no flags; what to inject is in their place. */
+	{ "inject", TEST_HMM_MIGRATE_INJECT, sizeof(struct test_hmm_migrate_inject), -1 },
+	{ "hold", TEST_HMM_MIGRATE_HOLD, sizeof(struct test_hmm_migrate_hold),
+	  TEST_HMM_MIGRATE_HOLD_MIGRATION },
+	{ "fault_order", TEST_HMM_MIGRATE_FAULT_ORDER,
+	  sizeof(struct test_hmm_migrate_fault_order) },
 };
 
 /* An argument that is fine for any of the ioctls, in @page of page_size bytes. */
 static void good_argument(unsigned char *page, unsigned long request, size_t size,
 			  void *memory, void *buffer)
 {
+	struct test_hmm_migrate_fault_order *fault_order = (void *)page;
 	struct test_hmm_migrate_access *access = (void *)page;
 
 	memset(page, 0, page_size);
@@ -2720,6 +1987,10 @@ static void good_argument(unsigned char *page, unsigned long request, size_t siz
 		access->addr = (uintptr_t)memory;
 		access->length = page_size;
 		break;
+	case TEST_HMM_MIGRATE_FAULT_ORDER:
+		/* As it is at first. */
+		fault_order->order = TEST_HMM_MIGRATE_MAX_ORDER;
+		break;
 	}
 }
 
@@ -2727,7 +1998,7 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 {
 	unsigned char *page = map_pages(2);
 	unsigned char *buffer = malloc(page_size);
-	unsigned int i;
+	unsigned int i, bit;
 
 	ASSERT_NE(MAP_FAILED, (void *)page);
 	ASSERT_NE(NULL, buffer);
@@ -2758,8 +2029,12 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 		/* Too small; larger, with zeros and without; absurd. */
 		good_argument(page, request, 0, self->memory, buffer);
 		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request, page));
-		good_argument(page, request, size - 1, self->memory, buffer);
+		good_argument(page, request, size - requests[i].grown - 1,
+			      self->memory, buffer);
 		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request, page));
+		good_argument(page, request, size - requests[i].grown,
+			      self->memory, buffer);
+		EXPECT_EQ(0, device_ioctl(self->fd, request, page));
 		good_argument(page, request, size + 8, self->memory, buffer);
 		EXPECT_EQ(0, device_ioctl(self->fd, request, page));
 		EXPECT_EQ(size + 8, *first);
@@ -2774,18 +2049,12 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 		EXPECT_EQ(-E2BIG, device_ioctl(self->fd, request, page));
 
 		/* Every bit of the flags that has no meaning. */
-		if (request != TEST_HMM_MIGRATE_INJECT) {
-			unsigned int bit = request == TEST_HMM_MIGRATE_TO_DEVICE ||
-					   request == TEST_HMM_MIGRATE_STATISTICS ||
-					   request == TEST_HMM_MIGRATE_HOLD;
-
-			for (; bit < 32; bit++) {
-				good_argument(page, request, size, self->memory,
-					      buffer);
-				first[1] = 1U << bit;
-				EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request,
-								page));
-			}
+		for (bit = 0; bit < 32; bit++) {
+			if (requests[i].flags & 1U << bit)
+				continue;
+			good_argument(page, request, size, self->memory, buffer);
+			first[1] = 1U << bit;
+			EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request, page));
 		}
 		ASSERT_EQ(KSFT_PASS, _metadata->exit_code) {
 			TH_LOG("in %s", requests[i].name);
@@ -2804,7 +2073,7 @@ TEST_F_TIMEOUT(device, unknown_ioctls, TIMEOUT)
 		unsigned long request = _IO(0xB9, nr);
 
 		if (request >= TEST_HMM_MIGRATE_INFO &&
-		    request <= TEST_HMM_MIGRATE_HOLD)
+		    request <= TEST_HMM_MIGRATE_FAULT_ORDER)
 			continue;
 		EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, request, argument));
 	}
@@ -3055,7 +2324,7 @@ TEST_F_TIMEOUT(two_devices, access_each_others_memory, TIMEOUT)
 TEST_F_TIMEOUT(two_devices, against_each_other, TIMEOUT)
 {
 	migrate_against_each_other(_metadata, self->fd[0], self->fd[1],
-				   self->memory);
+				   self->memory, PAGES, 0);
 }
 
 /* The module goes away under a living process. */

@@ -1,11 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Load the test driver and run hmm_migrate, with some swap space if the machine
-# has none. What was not there before is gone again afterwards.
+# Load the test driver and run hmm_migrate and hmm_migrate_huge, with some swap
+# space if the machine has none. What was not there before is gone again
+# afterwards.
 
 # kselftest's code for a test that cannot run here
 ksft_skip=4
+
+thp=/sys/kernel/mm/transparent_hugepage
 
 skip()
 {
@@ -15,6 +18,12 @@ skip()
 
 cleanup()
 {
+	if [ -n "$enabled" ]; then
+		echo never > $thp/enabled
+	fi
+	if [ -n "$sleep" ]; then
+		echo "$sleep" > $thp/khugepaged/scan_sleep_millisecs
+	fi
 	if [ -n "$swap" ]; then
 		swapoff /dev/zram0
 	fi
@@ -53,9 +62,22 @@ if [ "$(wc -l < /proc/swaps)" = 1 ]; then
 	add_swap
 fi
 
+# Huge pages where a test wants them, and only there.
+if [ -e $thp/khugepaged ]; then
+	sleep=$(cat $thp/khugepaged/scan_sleep_millisecs)
+	echo 3600000 > $thp/khugepaged/scan_sleep_millisecs
+	if grep -q '\[never\]' $thp/enabled; then
+		echo madvise > $thp/enabled && enabled=y
+	fi
+fi
+
 module=$(modinfo -n test_hmm_migrate)
 # A compressed module is not for finit_module(): one test less.
 case $module in
 *.ko)	export HMM_MIGRATE_MODULE="$module" ;;
 esac
-"$(dirname "$0")"/hmm_migrate
+status=0
+for program in hmm_migrate hmm_migrate_huge; do
+	"$(dirname "$0")"/$program || status=1
+done
+exit $status

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Range migration: a unit becomes several, because the driver has smaller pages
+ * for it than it has.
+ *
+ * That comes out between the second and the third stage: the driver has looked at
+ * the unit, found no memory as large as that, and put smaller folios into the
+ * slots of dst[] where they belong. They need not be there for all of the unit.
+ */
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/rmap.h>
+#include "../internal.h"
+#include "internal.h"
+
+/* The first page that the driver has for a part of @unit, or NULL. */
+static struct page *split_first_page(const struct migrate_unit *unit,
+				     unsigned long *dst)
+{
+	unsigned long index;
+
+	for (index = unit->index; index < unit->next; index++)
+		if (dst[index])
+			return migrate_pfn_to_page(dst[index]);
+	return NULL;
+}
+
+/**
+ * migrate_unit_must_split() - has the driver smaller pages than the unit has?
+ * @unit: the unit, of more than one page
+ * @dst: the driver's pages
+ *
+ * Return: true if so. Not if it has none at all, or one that is as large, or too
+ * large.
+ */
+bool migrate_unit_must_split(const struct migrate_unit *unit,
+			     unsigned long *dst)
+{
+	if (unit->newpage)
+		return folio_order(migrate_unit_newfolio(unit)) < unit->order;
+	return split_first_page(unit, dst);
+}
+
+/* Each folio holds the anon_vma, see device.c; the first one does already. */
+static void split_share_anon_vma(struct folio *first, struct folio *folio)
+{
+	struct anon_vma *anon_vma = first->private;
+
+	get_anon_vma(anon_vma);
+	folio->private = anon_vma;
+}
+
+/* Give each folio that @unit has become its slot. */
+static void split_fill_slots(struct migrate_unit *unit, struct folio *first,
+			     unsigned int order)
+{
+	unsigned long flags = *unit->src & (BIT(MIGRATE_PFN_SHIFT) - 1);
+	unsigned long pfn = folio_pfn(first), i;
+
+	flags &= ~MIGRATE_PFN_COMPOUND;
+	if (order)
+		flags |= MIGRATE_PFN_COMPOUND;
+	for (i = 0; i < migrate_unit_pages(unit); i += BIT(order)) {
+		if (i && (flags & MIGRATE_PFN_ANON_VMA))
+			split_share_anon_vma(first, pfn_folio(pfn + i));
+		unit->src[i] = migrate_pfn(pfn + i) | flags;
+	}
+}
+
+/* Order 1 is not for anonymous folios. */
+static unsigned int split_order(const struct migrate_unit *unit,
+				unsigned long *dst)
+{
+	unsigned int order =
+		folio_order(page_folio(split_first_page(unit, dst)));
+
+	return order == 1 ? 0 : order;
+}
+
+/* A large hole is many small ones, where page tables can be. */
+static void split_hole(struct migrate_unit *unit, struct migrate_vma *migrate)
+{
+	unsigned long i, addr = migrate->start + unit->index * PAGE_SIZE;
+	pmd_t *pmd = mm_find_pmd(migrate->vma->vm_mm, addr);
+
+	if (pmd && is_huge_zero_pmd(pmdp_get_lockless(pmd)))
+		split_huge_pmd(migrate->vma, pmd, addr);
+	for (i = 0; i < migrate_unit_pages(unit); i++)
+		unit->src[i] = MIGRATE_PFN_MIGRATE;
+}
+
+/**
+ * migrate_unit_split() - make several units of one
+ * @unit: the unit, see migrate_unit_must_split()
+ * @dst: the driver's pages
+ * @migrate: the range, or NULL: then there are no holes
+ *
+ * They are as large as the first page that the driver has for a part of it; those
+ * for which the driver's page is smaller still can be split again.
+ *
+ * Context: as in the pages stage. Sleeps.
+ * Return: true, and its slots are those of the new units; or false if somebody has
+ * a reference to the folio, or it cannot be split.
+ */
+bool migrate_unit_split(struct migrate_unit *unit, unsigned long *dst,
+			struct migrate_vma *migrate)
+{
+	struct page *fault_page = migrate ? migrate->fault_page : NULL;
+	unsigned int order = split_order(unit, dst);
+	struct folio *folio;
+
+	if (!unit->page) {
+		if (WARN_ON_ONCE(!migrate))
+			return false;
+		split_hole(unit, migrate);
+		return true;
+	}
+	folio = migrate_unit_folio(unit);
+	if (split_unmapped_folio(folio, order, fault_page))
+		return false;
+	split_fill_slots(unit, folio, order);
+	return true;
+}

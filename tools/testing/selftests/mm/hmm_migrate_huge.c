@@ -1,0 +1,3060 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Migration of huge pages to device memory and back, each as one folio, through
+ * the devices of lib/test_hmm_migrate.c. On a private device a huge page is one
+ * entry of the upper page table that is not present; whatever a process can do
+ * to its memory has to know such an entry: as a whole, and in parts, for which
+ * it is split. Every test that moves data looks at every byte of it. Every test
+ * ends with all device memory free again.
+ *
+ * Environment:
+ *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
+ *
+ * Needs root; for all of the tests also gup_test, KSM, swap space and a memory
+ * cgroup: hmm_migrate.sh sees to that.
+ */
+#define _GNU_SOURCE
+#include "hmm_migrate.h"
+
+#include <linux/fs.h>
+#include <linux/mempolicy.h>
+#include <sys/stat.h>
+#include <sys/swap.h>
+#include <time.h>
+
+#define HUGE_ORDER	TEST_HMM_MIGRATE_MAX_ORDER
+#define HUGE_PAGES	512UL
+#define HUGE_SIZE	(HUGE_PAGES * page_size)
+
+/* The time for what is done while another thread migrates, in milliseconds. */
+#define DURING		200
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+/* What is expected of a part of the memory, in the place of a seed. */
+#define ZEROS		(~0UL)
+#define GONE		(~0UL - 1)
+
+static size_t differing(const void *memory, size_t start, size_t end,
+			unsigned long seed)
+{
+	if (seed == ZEROS)
+		return nonzero(memory + start, end - start);
+	return wrong_part(memory, start, end, seed);
+}
+
+static size_t device_differing(int fd, void *memory, size_t start, size_t end,
+			       unsigned long seed)
+{
+	size_t count = end - start;
+	void *buffer;
+
+	if (seed != ZEROS)
+		return device_wrong_part(fd, memory, start, end, seed);
+
+	buffer = malloc(count);
+	if (buffer && !device_read(fd, memory + start, end - start, buffer))
+		count = nonzero(buffer, end - start);
+	free(buffer);
+	return count;
+}
+
+/* Who writes: the CPU, or the device. */
+typedef int (*writer)(int fd, void *memory, size_t start, size_t end,
+		      unsigned long seed);
+
+static int cpu_fill_part(int fd, void *memory, size_t start, size_t end,
+			 unsigned long seed)
+{
+	fill_part(memory, start, end, seed);
+	return 0;
+}
+
+static int device_fill_part(int fd, void *memory, size_t start, size_t end,
+			    unsigned long seed)
+{
+	void *buffer = malloc(end);
+	int ret = -ENOMEM;
+
+	if (buffer) {
+		fill_part(buffer, start, end, seed);
+		ret = device_write(fd, memory + start, end - start, buffer + start);
+	}
+	free(buffer);
+	return ret;
+}
+
+/* Number of pages that moved, or -errno. */
+static long moved(int fd, unsigned long request, void *addr,
+		  unsigned long npages, unsigned int flags)
+{
+	struct test_hmm_migrate_range range;
+	int ret = migrate(fd, request, addr, npages, flags, &range);
+
+	if (ret)
+		return ret;
+	return sum_of(&range) == npages ? range.pages[TEST_HMM_MIGRATE_MOVED] : -EIO;
+}
+
+static long huge_to_device(int fd, void *addr, unsigned long npages)
+{
+	return moved(fd, TEST_HMM_MIGRATE_TO_DEVICE, addr, npages,
+		     TEST_HMM_MIGRATE_HUGE);
+}
+
+static long huge_to_system(int fd, void *addr, unsigned long npages)
+{
+	return moved(fd, TEST_HMM_MIGRATE_TO_SYSTEM, addr, npages,
+		     TEST_HMM_MIGRATE_HUGE);
+}
+
+/*
+ * Whether all pages of the range are @where, in folios of @order that lie as
+ * their addresses do, mapped by entries of @map_order. Tells of the first that
+ * is not.
+ */
+static bool placed(int fd, void *addr, unsigned long npages, unsigned int where,
+		   unsigned int order, unsigned int map_order)
+{
+	struct test_hmm_migrate_page *pages = calloc(npages, sizeof(*pages));
+	unsigned long first = (uintptr_t)addr / page_size, i;
+	bool right;
+
+	right = pages && !snapshot(fd, addr, npages, pages);
+	for (i = 0; right && i < npages; i++) {
+		const struct test_hmm_migrate_page *page = &pages[i];
+
+		right = page->where == where && page->folio_order == order &&
+			page->map_order == map_order &&
+			page->folio_index == (first + i) % (1UL << order);
+		if (!right)
+			fprintf(stderr, "# page %lu: at %u, page %u of order %u, mapped by %u\n",
+				i, page->where, page->folio_index,
+				page->folio_order, page->map_order);
+	}
+	free(pages);
+	return right;
+}
+
+static bool huge_at(int fd, void *addr, unsigned int where)
+{
+	return placed(fd, addr, HUGE_PAGES, where, HUGE_ORDER, HUGE_ORDER);
+}
+
+static bool small_at(int fd, void *addr, unsigned long npages, unsigned int where)
+{
+	return placed(fd, addr, npages, where, 0, 0);
+}
+
+/*
+ * A hole as large as a huge page. MADV_DONTNEED would leave the table in which
+ * small pages were entered, and a table means small pages.
+ */
+static bool make_hole(void *memory)
+{
+	return mmap(memory, HUGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory &&
+	       !madvise(memory, HUGE_SIZE, MADV_HUGEPAGE);
+}
+
+/* Fills the memory. It is one huge page then, if the system has any. */
+static bool make_huge(int fd, void *memory, unsigned long seed)
+{
+	int tries;
+
+	for (tries = 0; tries < 10 && make_hole(memory); tries++) {
+		fill(memory, HUGE_SIZE, seed);
+		if (huge_at(fd, memory, TEST_HMM_MIGRATE_SYSTEM))
+			return true;
+		write_number("/proc/sys/vm/compact_memory", 1);
+	}
+	return false;
+}
+
+static int set_fault_order(int fd, unsigned int order)
+{
+	struct test_hmm_migrate_fault_order argument = {
+		.size = sizeof(argument),
+		.order = order,
+	};
+
+	return device_ioctl(fd, TEST_HMM_MIGRATE_FAULT_ORDER, &argument);
+}
+
+static int reset_statistics(int fd)
+{
+	struct test_hmm_migrate_statistics stats;
+
+	return statistics(fd, TEST_HMM_MIGRATE_RESET, &stats);
+}
+
+/*
+ * A device, and a huge page that is filled with seed 1. @area is what must be
+ * unmapped in the end. False: the test is skipped.
+ */
+static bool set_up(struct __test_metadata *_metadata, unsigned int device,
+		   int *fd, void **area, unsigned char **memory)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	if (huge_page_size() != HUGE_SIZE)
+		SKIP(return false, "no transparent huge pages of order %u", HUGE_ORDER);
+	*fd = open_device(device);
+	if (*fd < 0 && device >= 2)
+		SKIP(return false, "no coherent device, is there Soft Reserved memory?");
+	ASSERT_LE(0, *fd);
+	disarm(*fd);
+	ASSERT_EQ(0, set_fault_order(*fd, HUGE_ORDER));
+	*area = map_huge_page(HUGE_SIZE, memory);
+	ASSERT_NE(MAP_FAILED, *area);
+	ASSERT_TRUE(make_huge(*fd, *memory, 1));
+	return true;
+}
+
+static void tear_down(struct __test_metadata *_metadata, int fd, void *area)
+{
+	disarm(fd);
+	set_fault_order(fd, HUGE_ORDER);
+	/* Some tests have unmapped it, wholly or in part: that is no error. */
+	munmap(area, 2 * HUGE_SIZE);
+	EXPECT_EQ(0, device_used(fd, 0));
+	close(fd);
+}
+
+/* Another process that has the memory too. */
+
+struct sharer {
+	unsigned int device;
+	unsigned char *memory;
+	/* The part that it writes. */
+	size_t start;
+	size_t end;
+	pid_t pid;
+	int go;
+};
+
+/* The child does @before at once, if anything, and @after when it is told to. */
+static bool start_sharer(struct sharer *sharer, int (*before)(struct sharer *sharer),
+			 int (*after)(struct sharer *sharer))
+{
+	int ready[2], go[2];
+	bool is_ready;
+
+	if (pipe(ready) || pipe(go))
+		return false;
+	sharer->pid = fork_child();
+	if (!sharer->pid) {
+		close(ready[0]);
+		close(go[1]);
+		if ((before && before(sharer)) || !tell(ready[1]) ||
+		    !wait_for(go[0]))
+			_exit(100);
+		_exit(after(sharer));
+	}
+	close(ready[1]);
+	close(go[0]);
+	sharer->go = go[1];
+	is_ready = sharer->pid > 0 && wait_for(ready[0]);
+	close(ready[0]);
+	return is_ready;
+}
+
+/* What @after returned: 0 if the child was content. */
+static int end_sharer(struct sharer *sharer)
+{
+	bool told = tell(sharer->go);
+	int status = reap(sharer->pid);
+
+	close(sharer->go);
+	return told ? status : -1;
+}
+
+static int sees_seed_1(struct sharer *sharer)
+{
+	return !!wrong(sharer->memory, HUGE_SIZE, 1);
+}
+
+static int sees_and_writes(struct sharer *sharer)
+{
+	if (sees_seed_1(sharer))
+		return 1;
+	fill_part(sharer->memory, sharer->start, sharer->end, 3);
+	if (wrong_part(sharer->memory, sharer->start, sharer->end, 3))
+		return 2;
+	return wrong_part(sharer->memory, 0, sharer->start, 1) ||
+	       wrong_part(sharer->memory, sharer->end, HUGE_SIZE, 1) ? 3 : 0;
+}
+
+/* By a file of its own: it stands for the child's page table. */
+static int has_it_huge_on_the_device(struct sharer *sharer)
+{
+	int fd = open_device(sharer->device);
+
+	if (fd < 0 || !huge_at(fd, sharer->memory, TEST_HMM_MIGRATE_THIS_DEVICE))
+		return 4;
+	close(fd);
+	return sees_and_writes(sharer);
+}
+
+static int has_it_huge_in_the_system(struct sharer *sharer)
+{
+	int fd = open_device(sharer->device);
+
+	if (fd < 0 || !huge_at(fd, sharer->memory, TEST_HMM_MIGRATE_SYSTEM))
+		return 4;
+	close(fd);
+	return sees_and_writes(sharer);
+}
+
+/* The child's entry becomes 512 of one page each, for the same folio. */
+static int maps_it_by_pages(struct sharer *sharer)
+{
+	size_t half = HUGE_SIZE / 2;
+
+	return mprotect(sharer->memory, half, PROT_READ) ||
+	       mprotect(sharer->memory, half, PROT_READ | PROT_WRITE);
+}
+
+static int unmaps_the_part(struct sharer *sharer)
+{
+	return munmap(sharer->memory + sharer->start, sharer->end - sharer->start);
+}
+
+static int sees_the_rest(struct sharer *sharer)
+{
+	return wrong_part(sharer->memory, 0, sharer->start, 1) ||
+	       wrong_part(sharer->memory, sharer->end, HUGE_SIZE, 1);
+}
+
+/* A huge page on each kind of device. */
+
+FIXTURE(huge)
+{
+	int fd;
+	void *area;
+	unsigned char *memory;
+	struct test_hmm_migrate_range range;
+};
+
+FIXTURE_VARIANT(huge)
+{
+	unsigned int device;
+	bool private;
+};
+
+FIXTURE_VARIANT_ADD(huge, private)
+{
+	.device = 0,
+	.private = true,
+};
+
+FIXTURE_VARIANT_ADD(huge, coherent)
+{
+	.device = 2,
+	.private = false,
+};
+
+FIXTURE_SETUP(huge)
+{
+	set_up(_metadata, variant->device, &self->fd, &self->area, &self->memory);
+}
+
+FIXTURE_TEARDOWN(huge)
+{
+	tear_down(_metadata, self->fd, self->area);
+}
+
+TEST_F_TIMEOUT(huge, there_and_back, TIMEOUT)
+{
+	long split_pages = read_vmstat("thp_split_page");
+	long split_entries = read_vmstat("thp_split_pmd");
+	struct test_hmm_migrate_statistics stats;
+
+	ASSERT_LE(0, split_pages);
+	ASSERT_LE(0, split_entries);
+	ASSERT_EQ(HUGE_SIZE / 1024, smaps_kib(self->memory, "AnonHugePages:"));
+	ASSERT_EQ(0, reset_statistics(self->fd));
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
+	EXPECT_EQ(HUGE_SIZE / 1024, smaps_kib(self->memory, "AnonHugePages:"));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(HUGE_SIZE / 1024, smaps_kib(self->memory, "AnonHugePages:"));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	EXPECT_EQ(split_pages, read_vmstat("thp_split_page"));
+	EXPECT_EQ(split_entries, read_vmstat("thp_split_pmd"));
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	EXPECT_EQ(0, stats.splits);
+	EXPECT_EQ(1, stats.allocated[HUGE_ORDER]);
+	EXPECT_EQ(1, stats.freed[HUGE_ORDER]);
+	EXPECT_EQ(0, stats.allocated[0]);
+	EXPECT_EQ(HUGE_PAGES, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(HUGE_PAGES, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
+}
+
+TEST_F_TIMEOUT(huge, without_the_flag, TIMEOUT)
+{
+	struct test_hmm_migrate_statistics stats;
+
+	ASSERT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				    self->memory, HUGE_PAGES, 0));
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	/* Small pages remain small with the flag, too. */
+	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	/* There with it, back without. */
+	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, reset_statistics(self->fd));
+	ASSERT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
+				    self->memory, HUGE_PAGES, 0));
+	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	EXPECT_EQ(HUGE_PAGES - 1, stats.splits);
+	EXPECT_EQ(HUGE_PAGES, stats.freed[0]);
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+}
+
+TEST_F_TIMEOUT(huge, read_only_mapping, TIMEOUT)
+{
+	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(-EPERM, device_write(self->fd, self->memory, 1, "x"));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(written_in_place(self->memory, HUGE_SIZE));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(SIGSEGV, signal_of_write(self->memory));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+/* Copy on write: both have it by one entry each, none may write to it. */
+TEST_F_TIMEOUT(huge, shared_with_a_child, TIMEOUT)
+{
+	struct sharer sharer = {
+		.device = variant->device,
+		.memory = self->memory,
+		.end = HUGE_SIZE,
+	};
+
+	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_huge_on_the_device));
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, end_sharer(&sharer));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+TEST_F_TIMEOUT(huge, shared_there_and_back, TIMEOUT)
+{
+	struct sharer sharer = {
+		.device = variant->device,
+		.memory = self->memory,
+		.end = HUGE_SIZE / 2,
+	};
+
+	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_huge_in_the_system));
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, end_sharer(&sharer));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+/* What the device or the CPU writes here, the child must not see. */
+TEST_F_TIMEOUT(huge, shared_and_written, TIMEOUT)
+{
+	static const writer writers[] = { cpu_fill_part, device_fill_part };
+	size_t end = 8 * page_size;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(writers); i++) {
+		struct sharer sharer = { .memory = self->memory };
+
+		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		ASSERT_TRUE(start_sharer(&sharer, NULL, sees_seed_1));
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+						     HUGE_PAGES));
+		ASSERT_EQ(0, writers[i](self->fd, self->memory, page_size, end, 2));
+		EXPECT_EQ(0, end_sharer(&sharer));
+		EXPECT_EQ(0, wrong(self->memory, page_size, 1));
+		EXPECT_EQ(0, wrong_part(self->memory, page_size, end, 2));
+		EXPECT_EQ(0, wrong_part(self->memory, end, HUGE_SIZE, 1));
+	}
+}
+
+/* One folio, mapped as a whole here and page by page there. */
+TEST_F_TIMEOUT(huge, shared_and_mapped_by_pages, TIMEOUT)
+{
+	struct sharer sharer = {
+		.memory = self->memory,
+		.start = HUGE_SIZE / 4,
+		.end = HUGE_SIZE / 2,
+	};
+
+	ASSERT_TRUE(start_sharer(&sharer, maps_it_by_pages, sees_and_writes));
+	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, end_sharer(&sharer));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+TEST_F_TIMEOUT(huge, shared_and_half_unmapped, TIMEOUT)
+{
+	int early;
+
+	for (early = 0; early < 2; early++) {
+		struct sharer sharer = {
+			.memory = self->memory,
+			.end = HUGE_SIZE / 2,
+		};
+
+		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		if (early)
+			ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+							     HUGE_PAGES));
+		ASSERT_TRUE(start_sharer(&sharer, unmaps_the_part, sees_the_rest));
+		if (!early)
+			EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+							     HUGE_PAGES));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory,
+						     HUGE_PAGES));
+		EXPECT_EQ(0, end_sharer(&sharer));
+		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	}
+}
+
+/* Holes */
+
+/* What is there after a hole or a zero page has gone to the device and back. */
+static void expect_filled(struct __test_metadata *_metadata, int fd,
+			  unsigned char *memory)
+{
+	EXPECT_TRUE(huge_at(fd, memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(HUGE_PAGES, writable_pages(fd, memory, HUGE_PAGES));
+	EXPECT_EQ(HUGE_PAGES, device_used(fd, HUGE_PAGES));
+	EXPECT_EQ(0, device_differing(fd, memory, 0, HUGE_SIZE, ZEROS));
+	EXPECT_EQ(HUGE_PAGES, huge_to_system(fd, memory, HUGE_PAGES));
+	EXPECT_TRUE(huge_at(fd, memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, nonzero(memory, HUGE_SIZE));
+	fill(memory, HUGE_SIZE, 2);
+	EXPECT_EQ(0, wrong(memory, HUGE_SIZE, 2));
+}
+
+/* Nothing at all, and the huge zero page after a read; both can be left alone. */
+TEST_F_TIMEOUT(huge, holes, TIMEOUT)
+{
+	static const unsigned int kinds[] = {
+		TEST_HMM_MIGRATE_NONE, TEST_HMM_MIGRATE_ZERO,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		ASSERT_TRUE(make_hole(self->memory));
+		if (kinds[i] == TEST_HMM_MIGRATE_ZERO)
+			ASSERT_EQ(0, *self->memory);
+		ASSERT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+					       kinds[i]));
+		ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				     self->memory, HUGE_PAGES,
+				     TEST_HMM_MIGRATE_HUGE |
+				     TEST_HMM_MIGRATE_SKIP_HOLES, &self->range));
+		EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
+		EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+					       kinds[i]));
+
+		ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				     self->memory, HUGE_PAGES,
+				     TEST_HMM_MIGRATE_HUGE, &self->range));
+		EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+		expect_filled(_metadata, self->fd, self->memory);
+	}
+}
+
+TEST_F_TIMEOUT(huge, read_only_hole, TIMEOUT)
+{
+	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(-EPERM, device_write(self->fd, self->memory, 1, "x"));
+	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, 0, page_size, 2));
+	EXPECT_EQ(0, wrong(self->memory, page_size, 2));
+	EXPECT_EQ(0, nonzero(self->memory + page_size, HUGE_SIZE - page_size));
+}
+
+/* Where huge pages are not wanted, or where there is a table for small ones. */
+TEST_F_TIMEOUT(huge, holes_for_small_pages, TIMEOUT)
+{
+	unsigned long page = 100;
+
+	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, HUGE_SIZE, ZEROS));
+	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
+
+	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_DONTNEED));
+	fill_part(self->memory, page * page_size, (page + 1) * page_size, 2);
+	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_HUGEPAGE));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(HUGE_PAGES - 1, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, nonzero(self->memory, page * page_size));
+	EXPECT_EQ(0, wrong_part(self->memory, page * page_size,
+				(page + 1) * page_size, 2));
+	EXPECT_EQ(0, nonzero(self->memory + (page + 1) * page_size,
+			     (HUGE_PAGES - page - 1) * page_size));
+}
+
+/* Parts, and several of them */
+
+/* The part moves, the rest stays, and neither is huge any more. */
+TEST_F_TIMEOUT(huge, part_of_a_huge_page, TIMEOUT)
+{
+	static const struct {
+		unsigned long first, npages;
+	} parts[] = {
+		{ 0, HUGE_PAGES / 2 }, { HUGE_PAGES / 2, HUGE_PAGES / 2 },
+		{ HUGE_PAGES / 2 + 1, 1 }, { 1, HUGE_PAGES - 1 },
+	};
+	static const unsigned int flags[] = { 0, TEST_HMM_MIGRATE_HUGE };
+	unsigned int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(parts); i++) {
+		for (j = 0; j < ARRAY_SIZE(flags); j++) {
+			unsigned long first = parts[i].first, npages = parts[i].npages;
+			unsigned char *part = self->memory + first * page_size;
+
+			ASSERT_TRUE(make_huge(self->fd, self->memory, i + 2));
+			EXPECT_EQ(npages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+						part, npages, flags[j]));
+			EXPECT_TRUE(small_at(self->fd, part, npages,
+					     TEST_HMM_MIGRATE_THIS_DEVICE));
+			EXPECT_TRUE(!first || small_at(self->fd, self->memory, first,
+						       TEST_HMM_MIGRATE_SYSTEM));
+			EXPECT_EQ(HUGE_PAGES - npages,
+				  pages_at(self->fd, self->memory, HUGE_PAGES,
+					   TEST_HMM_MIGRATE_SYSTEM));
+			EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE,
+						  i + 2));
+			EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, i + 2));
+		}
+	}
+}
+
+/* Chunks that hold several huge pages, and such that cut them. */
+TEST_F_TIMEOUT(huge, chunks_of_any_size, TIMEOUT)
+{
+	static const unsigned long chunks[] = {
+		HUGE_PAGES, 4 * HUGE_PAGES, HUGE_PAGES * 3 / 2, HUGE_PAGES / 2, 7,
+	};
+	size_t size = 4 * HUGE_SIZE;
+	unsigned char *area = mmap(NULL, size + HUGE_SIZE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *memory = (void *)(((uintptr_t)area + HUGE_SIZE - 1) &
+					 ~(HUGE_SIZE - 1));
+	unsigned int i;
+
+	ASSERT_NE(MAP_FAILED, (void *)area);
+	ASSERT_EQ(0, madvise(memory, size, MADV_HUGEPAGE));
+	for (i = 0; i < ARRAY_SIZE(chunks); i++) {
+		struct test_hmm_migrate_range range = {
+			.size = sizeof(range),
+			.flags = TEST_HMM_MIGRATE_HUGE,
+			.addr = (uintptr_t)memory,
+			.length = size,
+			.chunk = chunks[i] * page_size,
+		};
+
+		ASSERT_EQ(0, madvise(memory, size, MADV_DONTNEED));
+		fill(memory, size, i);
+		ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, &range));
+		EXPECT_EQ(4 * HUGE_PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_TRUE(chunks[i] % HUGE_PAGES ||
+			    huge_at(self->fd, memory + HUGE_SIZE,
+				    TEST_HMM_MIGRATE_THIS_DEVICE));
+		ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, &range));
+		EXPECT_EQ(4 * HUGE_PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, wrong(memory, size, i)) {
+			TH_LOG("chunks of %lu pages", chunks[i]);
+		}
+	}
+	munmap(area, size + HUGE_SIZE);
+}
+
+/*
+ * A folio of the size of a huge page that small entries map is split, and what
+ * lies in the range moves. That is so after a part had another protection, after
+ * a part was unmapped, and after a part was moved elsewhere.
+ */
+TEST_F_TIMEOUT(huge, mapped_by_pages, TIMEOUT)
+{
+	size_t half = HUGE_SIZE / 2;
+	unsigned char *memory = self->memory;
+
+	ASSERT_EQ(0, mprotect(memory, half, PROT_READ));
+	ASSERT_EQ(0, mprotect(memory, half, PROT_READ | PROT_WRITE));
+	ASSERT_TRUE(placed(self->fd, memory, HUGE_PAGES, TEST_HMM_MIGRATE_SYSTEM,
+			   HUGE_ORDER, 0));
+	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, memory, HUGE_PAGES));
+	EXPECT_TRUE(small_at(self->fd, memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(memory, HUGE_SIZE, 1));
+
+	ASSERT_TRUE(make_huge(self->fd, memory, 2));
+	ASSERT_EQ(0, munmap(memory + half, half));
+	EXPECT_EQ(HUGE_PAGES / 2, huge_to_device(self->fd, memory, HUGE_PAGES / 2));
+	EXPECT_TRUE(small_at(self->fd, memory, HUGE_PAGES / 2,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, memory, half, 2));
+	EXPECT_EQ(HUGE_PAGES / 2, huge_to_system(self->fd, memory, HUGE_PAGES / 2));
+	EXPECT_EQ(0, wrong(memory, half, 2));
+}
+
+/* The word in brackets, of those that a file offers. */
+static bool get_choice(const char *path, char *choice, size_t size)
+{
+	FILE *file = fopen(path, "r");
+	char line[256], *begin, *end;
+	bool found = false;
+
+	if (!file)
+		return false;
+	if (fgets(line, sizeof(line), file)) {
+		begin = strchr(line, '[');
+		end = strchr(line, ']');
+		found = begin && end && end > begin &&
+			snprintf(choice, size, "%.*s", (int)(end - begin - 1),
+				 begin + 1) < (int)size;
+	}
+	fclose(file);
+	return found;
+}
+
+static bool choose(const char *path, const char *choice)
+{
+	FILE *file = fopen(path, "w");
+	bool written;
+
+	if (!file)
+		return false;
+	written = fputs(choice, file) >= 0;
+	return !fclose(file) && written;
+}
+
+/* Folios between the sizes are split as well. */
+TEST_F_TIMEOUT(huge, folios_of_64_kib, TIMEOUT)
+{
+	static const char enabled[] =
+		"/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
+	struct test_hmm_migrate_page page;
+	size_t half = HUGE_SIZE / 2;
+	char before[32];
+
+	if (!get_choice(enabled, before, sizeof(before)))
+		SKIP(return, "no folios of 64 KiB");
+	/* Half of a huge page, so that there cannot be one. */
+	ASSERT_EQ(0, munmap(self->memory + half, half));
+	ASSERT_EQ(0, madvise(self->memory, half, MADV_DONTNEED));
+	EXPECT_TRUE(choose(enabled, "madvise"));
+	fill(self->memory, half, 2);
+	EXPECT_TRUE(choose(enabled, before));
+	ASSERT_EQ(0, snapshot(self->fd, self->memory, 1, &page));
+	EXPECT_LT(0, page.folio_order);
+
+	EXPECT_EQ(HUGE_PAGES / 2, huge_to_device(self->fd, self->memory,
+						 HUGE_PAGES / 2));
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES / 2,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, half, 2));
+	EXPECT_EQ(HUGE_PAGES / 2, huge_to_system(self->fd, self->memory,
+						 HUGE_PAGES / 2));
+	EXPECT_EQ(0, wrong(self->memory, half, 2));
+}
+
+/* Pins and locks */
+
+/* A pinned page keeps the whole of its huge page where it is, and whole. */
+TEST_F_TIMEOUT(huge, pinned_page, TIMEOUT)
+{
+	unsigned char *page = self->memory + 77 * page_size;
+	unsigned char *buffer = malloc(page_size);
+	long split_pages = read_vmstat("thp_split_page");
+	int gup;
+
+	ASSERT_NE(NULL, buffer);
+	if (!can_pin())
+		SKIP(return, "no gup_test, is debugfs mounted?");
+	gup = pin(page, page_size, PIN_LONGTERM_TEST_FLAG_USE_WRITE);
+	ASSERT_LE(0, gup);
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(split_pages, read_vmstat("thp_split_page"));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	/* Whoever pinned it still sees what is written here. */
+	memset(page, 0x5a, page_size);
+	ASSERT_EQ(0, read_pinned(gup, buffer));
+	EXPECT_EQ(0, memcmp(buffer, page, page_size));
+	/* It cannot be split either. */
+	EXPECT_EQ(0, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			   HUGE_PAGES, 0));
+	memset(page, 0xa5, page_size);
+	ASSERT_EQ(0, read_pinned(gup, buffer));
+	EXPECT_EQ(0, memcmp(buffer, page, page_size));
+	close(gup);
+
+	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
+	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+	free(buffer);
+}
+
+/*
+ * A lock that is held for a moment does not keep a huge page from moving, nor
+ * from moving whole. Whether the migration meets the lock and outlasts it is a
+ * matter of luck on a slow machine: one of many tries has to.
+ */
+TEST_F_TIMEOUT(huge, locked_for_a_moment, TIMEOUT)
+{
+	bool outlasted = false;
+	struct holder holder;
+	unsigned int i;
+
+	for (i = 0; i < 200 && !outlasted; i++) {
+		long again = read_vmstat("migrate_vma_again"), count;
+
+		ASSERT_LE(0, again);
+		ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 1,
+					 500 + i * 7919 % 20000));
+		count = huge_to_device(self->fd, self->memory, HUGE_PAGES);
+		pthread_join(holder.thread, NULL);
+		ASSERT_EQ(0, holder.ret);
+		ASSERT_TRUE(huge_at(self->fd, self->memory, count ?
+				    TEST_HMM_MIGRATE_THIS_DEVICE :
+				    TEST_HMM_MIGRATE_SYSTEM));
+		outlasted = holder.hold.pages == 1 && count == (long)HUGE_PAGES &&
+			    read_vmstat("migrate_vma_again") > again;
+		ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	}
+	EXPECT_TRUE(outlasted);
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+TEST_F_TIMEOUT(huge, locked_for_long, TIMEOUT)
+{
+	struct holder holder;
+
+	ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 1, 500000));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	pthread_join(holder.thread, NULL);
+	ASSERT_EQ(0, holder.ret);
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+/* Faults */
+
+/* Any page that the CPU touches brings back all of them, as a huge page. */
+TEST_F_TIMEOUT(huge, cpu_fault, TIMEOUT)
+{
+	static const unsigned long touched[] = { 0, 300, HUGE_PAGES - 1 };
+	struct test_hmm_migrate_statistics stats;
+	unsigned int i;
+
+	for (i = 0; i < 2 * ARRAY_SIZE(touched); i++) {
+		size_t offset = touched[i / 2] * page_size;
+		atomic_ulong *word = (void *)self->memory + offset;
+
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+						     HUGE_PAGES));
+		ASSERT_EQ(0, reset_statistics(self->fd));
+		if (i % 2)
+			*word = pattern(1, offset);
+		EXPECT_EQ(pattern(1, offset), *word);
+		ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+		EXPECT_EQ(variant->private, stats.cpu_faults);
+		EXPECT_EQ(0, stats.splits);
+		EXPECT_TRUE(huge_at(self->fd, self->memory, variant->private ?
+				    TEST_HMM_MIGRATE_SYSTEM :
+				    TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory,
+						     HUGE_PAGES));
+		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+		ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	}
+}
+
+/* If it is to be the touched page alone, the huge page is split on the device. */
+TEST_F_TIMEOUT(huge, cpu_fault_for_a_page, TIMEOUT)
+{
+	static const unsigned long touched[] = { 0, 300, HUGE_PAGES - 1 };
+	struct test_hmm_migrate_statistics stats;
+	unsigned int i;
+
+	if (!variant->private)
+		return;
+	ASSERT_EQ(0, set_fault_order(self->fd, 0));
+	for (i = 0; i < ARRAY_SIZE(touched); i++) {
+		size_t offset = touched[i] * page_size;
+
+		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+						     HUGE_PAGES));
+		ASSERT_EQ(0, reset_statistics(self->fd));
+		EXPECT_EQ(0, wrong_part(self->memory, offset, offset + 8, 1));
+		ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+		EXPECT_EQ(HUGE_PAGES - 1, stats.splits);
+		EXPECT_EQ(1, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_TRUE(small_at(self->fd, self->memory + offset, 1,
+				     TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(HUGE_PAGES - 1, pages_at(self->fd, self->memory, HUGE_PAGES,
+						   TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_TRUE(!offset || small_at(self->fd, self->memory, touched[i],
+						TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_EQ(HUGE_PAGES - 1, device_used(self->fd, HUGE_PAGES - 1));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	}
+}
+
+struct toucher {
+	pthread_t thread;
+	pthread_barrier_t *barrier;
+	unsigned char *memory;
+	unsigned long first;
+	unsigned long npages;
+	unsigned long rounds;
+	unsigned long errors;
+};
+
+/* In each round all touch a page of their own at once, and then the others. */
+static void *touch(void *data)
+{
+	struct toucher *toucher = data;
+	unsigned long round, i;
+
+	for (round = 0; round < toucher->rounds; round++) {
+		unsigned long shift = round * 7 % toucher->npages;
+
+		pthread_barrier_wait(toucher->barrier);
+		for (i = 0; i < toucher->npages; i++) {
+			size_t offset = (toucher->first + (i + shift) % toucher->npages) *
+					page_size;
+
+			toucher->errors += wrong_part(toucher->memory, offset,
+						      offset + page_size, 1);
+		}
+		pthread_barrier_wait(toucher->barrier);
+	}
+	return NULL;
+}
+
+static void touch_at_once(struct __test_metadata *_metadata, int fd,
+			  unsigned char *memory, unsigned int order,
+			  unsigned long rounds)
+{
+	pthread_barrier_t barrier;
+	struct toucher touchers[8];
+	unsigned long round, i;
+
+	ASSERT_EQ(0, set_fault_order(fd, order));
+	ASSERT_EQ(0, pthread_barrier_init(&barrier, NULL, ARRAY_SIZE(touchers) + 1));
+	for (i = 0; i < ARRAY_SIZE(touchers); i++) {
+		touchers[i] = (struct toucher) {
+			.barrier = &barrier,
+			.memory = memory,
+			.first = i * HUGE_PAGES / ARRAY_SIZE(touchers),
+			.npages = HUGE_PAGES / ARRAY_SIZE(touchers),
+			.rounds = rounds,
+		};
+		ASSERT_EQ(0, pthread_create(&touchers[i].thread, NULL, touch,
+					    &touchers[i]));
+	}
+	for (round = 0; round < rounds; round++) {
+		EXPECT_TRUE(make_huge(fd, memory, 1));
+		EXPECT_EQ(HUGE_PAGES, huge_to_device(fd, memory, HUGE_PAGES));
+		pthread_barrier_wait(&barrier);
+		pthread_barrier_wait(&barrier);
+	}
+	for (i = 0; i < ARRAY_SIZE(touchers); i++) {
+		pthread_join(touchers[i].thread, NULL);
+		EXPECT_EQ(0, touchers[i].errors);
+	}
+	EXPECT_EQ(0, wrong(memory, HUGE_SIZE, 1));
+}
+
+/* Eight threads fault on one device folio. None may keep the others from it. */
+TEST_F_TIMEOUT(huge, eight_threads_fault_at_once, 90)
+{
+	touch_at_once(_metadata, self->fd, self->memory, HUGE_ORDER,
+		      trips() / 100 + 2);
+}
+
+TEST_F_TIMEOUT(huge, eight_threads_fault_for_pages, 90)
+{
+	touch_at_once(_metadata, self->fd, self->memory, 0, trips() / 500 + 2);
+}
+
+/* Through the device's own page table, and by faults of the device. */
+TEST_F_TIMEOUT(huge, device_access, TIMEOUT)
+{
+	struct test_hmm_migrate_access access;
+	unsigned char *buffer = malloc(HUGE_SIZE);
+
+	ASSERT_NE(NULL, buffer);
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	/* The driver entered the pages as they came. */
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, self->memory,
+				   HUGE_SIZE, buffer, &access));
+	EXPECT_EQ(0, access.faults);
+	EXPECT_EQ(0, wrong(buffer, HUGE_SIZE, 1));
+	fill(buffer, HUGE_SIZE, 2);
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_WRITE, self->memory,
+				   HUGE_SIZE, buffer, &access));
+	EXPECT_EQ(0, access.faults);
+
+	/* And has to find them again. */
+	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, self->memory,
+				   HUGE_SIZE, buffer, &access));
+	EXPECT_LT(0, access.faults);
+	EXPECT_EQ(0, wrong(buffer, HUGE_SIZE, 2));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, 0, HUGE_SIZE, 3));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 3));
+	free(buffer);
+}
+
+/* Failures */
+
+TEST_F_TIMEOUT(huge, no_huge_page_on_the_device, TIMEOUT)
+{
+	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
+				  HUGE_ORDER, 1, -1));
+	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	/* The same for a hole. */
+	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
+}
+
+/* Nor any small ones: some, and then none at all. */
+TEST_F_TIMEOUT(huge, no_memory_on_the_device, TIMEOUT)
+{
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1, 100));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	/* The first one was that of the huge page. */
+	EXPECT_EQ(99, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(HUGE_PAGES - 99, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1, -1));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+}
+
+TEST_F_TIMEOUT(huge, device_is_full, TIMEOUT)
+{
+	struct test_hmm_migrate_info info;
+	unsigned long more = 2 * HUGE_PAGES;
+	size_t size;
+	void *area;
+
+	ASSERT_EQ(0, get_info(self->fd, &info));
+	size = (info.pages + more) * page_size;
+	area = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, area);
+	ASSERT_EQ(0, madvise(area, size, MADV_HUGEPAGE));
+	fill(area, HUGE_SIZE, 2);
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, area,
+			     size / page_size, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(info.pages, self->range.pages[TEST_HMM_MIGRATE_FILLED] + HUGE_PAGES);
+	EXPECT_EQ(more, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	/* Some small pages are free, but no huge one. */
+	ASSERT_EQ(100, huge_to_system(self->fd, area, 100));
+	EXPECT_EQ(100, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(area, HUGE_SIZE, 2));
+	munmap(area, size);
+}
+
+TEST_F_TIMEOUT(huge, no_huge_page_in_the_system, TIMEOUT)
+{
+	int fault;
+
+	for (fault = 0; fault < (variant->private ? 2 : 1); fault++) {
+		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+						     HUGE_PAGES));
+		ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
+					  HUGE_ORDER, 1, 1));
+		EXPECT_EQ(fault ? 0 : HUGE_PAGES,
+			  fault ? wrong_part(self->memory, 7 * page_size,
+					     8 * page_size, 1) :
+				  huge_to_system(self->fd, self->memory, HUGE_PAGES));
+		EXPECT_TRUE(small_at(self->fd, self->memory + 7 * page_size, 1,
+				     TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+		EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+				     TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(0, device_used(self->fd, 0));
+	}
+}
+
+/* If one page cannot be copied, the huge page stays, and stays whole. */
+TEST_F_TIMEOUT(huge, copy_fails, TIMEOUT)
+{
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 100, 1));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, HUGE_PAGES, 1));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 1, 1));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+				       TEST_HMM_MIGRATE_NONE));
+	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
+}
+
+TEST_F_TIMEOUT(huge, copy_fails_in_a_cpu_fault, TIMEOUT)
+{
+	struct sigaction action = { .sa_handler = jump_on_sigbus };
+	size_t wrong_words = 0;
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 100, 1));
+	EXPECT_EQ(variant->private, raises_sigbus(self->memory, page_size, 1,
+						  &wrong_words));
+	EXPECT_EQ(0, wrong_words);
+	signal(SIGBUS, SIG_DFL);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+/* Within the device, and away from it */
+
+/* Which memory of the device it is; the address of coherent memory itself. */
+static bool same_place(uint64_t one, uint64_t other)
+{
+	return (one & PM_PFN) == (other & PM_PFN);
+}
+
+TEST_F_TIMEOUT(huge, relocation, TIMEOUT)
+{
+	struct test_hmm_migrate_statistics stats;
+	uint64_t before;
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	before = pagemap_of(self->memory);
+	ASSERT_EQ(0, reset_statistics(self->fd));
+	EXPECT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				    self->memory, HUGE_PAGES,
+				    TEST_HMM_MIGRATE_HUGE |
+				    TEST_HMM_MIGRATE_RELOCATE));
+	EXPECT_FALSE(same_place(before, pagemap_of(self->memory)));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
+	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
+	EXPECT_EQ(1, stats.allocated[HUGE_ORDER]);
+	EXPECT_EQ(0, stats.splits);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+
+	/* Where there is no other huge page, small ones have to do. */
+	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
+				  HUGE_ORDER, 1, 1));
+	EXPECT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				    self->memory, HUGE_PAGES,
+				    TEST_HMM_MIGRATE_HUGE |
+				    TEST_HMM_MIGRATE_RELOCATE));
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+/* What is not on the device is not relocated. */
+TEST_F_TIMEOUT(huge, relocation_of_nothing, TIMEOUT)
+{
+	EXPECT_EQ(0, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			   HUGE_PAGES, TEST_HMM_MIGRATE_HUGE |
+			   TEST_HMM_MIGRATE_RELOCATE));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+TEST_F_TIMEOUT(huge, eviction, TIMEOUT)
+{
+	struct test_hmm_migrate_evict argument;
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(HUGE_PAGES, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, argument.remaining);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
+				  HUGE_ORDER, 1, 1));
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(HUGE_PAGES, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, argument.remaining);
+	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 100, 1));
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(HUGE_PAGES, argument.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(HUGE_PAGES, argument.remaining);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+}
+
+/* Evicts until nothing is left on the device: a page may be busy for a moment. */
+static bool evict_all(int fd)
+{
+	struct test_hmm_migrate_evict argument;
+	int tries = 0;
+
+	do {
+		if (evict(fd, &argument))
+			return false;
+	} while (argument.remaining && ++tries < 100);
+	return !argument.remaining;
+}
+
+TEST_F_TIMEOUT(huge, eviction_of_shared_memory, TIMEOUT)
+{
+	static int (*const before[])(struct sharer *sharer) = {
+		NULL, maps_it_by_pages, sees_and_writes,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(before); i++) {
+		struct sharer sharer = {
+			.device = variant->device,
+			.memory = self->memory,
+			.start = HUGE_SIZE / 2,
+			.end = HUGE_SIZE / 2 + page_size,
+		};
+
+		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+						     HUGE_PAGES));
+		ASSERT_TRUE(start_sharer(&sharer, before[i], i ? sees_the_rest :
+					 has_it_huge_in_the_system));
+		EXPECT_TRUE(evict_all(self->fd));
+		EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+					       TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(0, end_sharer(&sharer));
+		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	}
+}
+
+/* Its folio is one still, or is not; what is left of it comes back. */
+TEST_F_TIMEOUT(huge, eviction_of_what_is_partly_unmapped, TIMEOUT)
+{
+	static const struct {
+		unsigned long first, npages;
+	} parts[] = {
+		{ 0, HUGE_PAGES / 2 }, { HUGE_PAGES / 2, HUGE_PAGES / 2 },
+		{ HUGE_PAGES / 2 + 1, 1 }, { 0, HUGE_PAGES - 1 },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(parts); i++) {
+		size_t start = parts[i].first * page_size;
+		size_t end = start + parts[i].npages * page_size;
+
+		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
+						     HUGE_PAGES));
+		ASSERT_EQ(0, madvise(self->memory + start, end - start,
+				     MADV_DONTNEED));
+		EXPECT_TRUE(evict_all(self->fd));
+		EXPECT_EQ(HUGE_PAGES - parts[i].npages,
+			  pages_at(self->fd, self->memory, HUGE_PAGES,
+				   TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(0, wrong(self->memory, start, 1));
+		EXPECT_EQ(0, nonzero(self->memory + start, end - start));
+		EXPECT_EQ(0, wrong_part(self->memory, end, HUGE_SIZE, 1));
+	}
+}
+
+/* Neither takes what is the other's; its memory comes back for that first. */
+TEST_F_TIMEOUT(huge, another_device, TIMEOUT)
+{
+	int other = open_device(variant->device + 1);
+
+	if (other < 0 && !variant->private)
+		SKIP(return, "no two coherent devices, is there Soft Reserved memory?");
+	ASSERT_LE(0, other);
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(HUGE_PAGES, pages_at(other, self->memory, HUGE_PAGES,
+				       TEST_HMM_MIGRATE_OTHER_DEVICE));
+	EXPECT_EQ(0, huge_to_device(other, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, huge_to_system(other, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, moved(other, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+			   HUGE_PAGES / 2, 0));
+	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+				       TEST_HMM_MIGRATE_THIS_DEVICE));
+
+	EXPECT_EQ(0, device_wrong(other, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(HUGE_PAGES, pages_at(other, self->memory, HUGE_PAGES,
+				       variant->private ? TEST_HMM_MIGRATE_SYSTEM :
+				       TEST_HMM_MIGRATE_OTHER_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	close(other);
+}
+
+TEST_F_TIMEOUT(huge, two_threads_against_each_other, TIMEOUT)
+{
+	migrate_against_each_other(_metadata, self->fd, self->fd, self->memory,
+				   HUGE_PAGES, TEST_HMM_MIGRATE_HUGE);
+}
+
+TEST_F_TIMEOUT(huge, kill_while_migrating, TIMEOUT)
+{
+	kill_while_migrating(_metadata, variant->device, self->memory, HUGE_PAGES,
+			     TEST_HMM_MIGRATE_HUGE);
+}
+
+/* What the arguments that are new with huge pages may not be. */
+TEST_F_TIMEOUT(huge, bad_arguments, TIMEOUT)
+{
+	static const struct {
+		unsigned long request;
+		unsigned int flags;
+		int error;
+	} cases[] = {
+		{ TEST_HMM_MIGRATE_TO_DEVICE, 0x8, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_HUGE | 0x80000000, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0x8, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE |
+		  TEST_HMM_MIGRATE_HUGE, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_SKIP_HOLES |
+		  TEST_HMM_MIGRATE_HUGE, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_HUGE, 0 },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_HUGE |
+		  TEST_HMM_MIGRATE_RELOCATE | TEST_HMM_MIGRATE_SKIP_HOLES, 0 },
+	};
+	static const struct test_hmm_migrate_fault_order orders[] = {
+		{ .order = HUGE_ORDER + 1 }, { .order = -1 }, { .flags = 1 },
+		{ .reserved = 1 },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		EXPECT_EQ(cases[i].error, migrate(self->fd, cases[i].request,
+						  self->memory, HUGE_PAGES,
+						  cases[i].flags, &self->range)) {
+			TH_LOG("case %u", i);
+		}
+	}
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	for (i = 0; i < ARRAY_SIZE(orders); i++) {
+		struct test_hmm_migrate_fault_order argument = orders[i];
+
+		argument.size = sizeof(argument);
+		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, TEST_HMM_MIGRATE_FAULT_ORDER,
+						&argument)) {
+			TH_LOG("order %u", i);
+		}
+	}
+	for (i = 0; i <= HUGE_ORDER; i++)
+		EXPECT_EQ(0, set_fault_order(self->fd, i));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+/* Accounts */
+
+#define CGROUPS	"/sys/fs/cgroup/"
+#define CGROUP	CGROUPS "hmm_migrate/"
+
+/* A figure that must be the same before and after. */
+struct figure {
+	/* NULL: /proc/self/smaps of the memory. */
+	const char *path;
+	/* NULL: the file is the figure. */
+	const char *key;
+	/* What it may differ by; the kernel counts some of them in batches. */
+	long slack;
+};
+
+/* The first ones are the whole system's, the last ones our cgroup's. */
+#define NR_SYSTEM_FIGURES	2
+#define NR_CGROUP_FIGURES	3
+
+static const struct figure figures[] = {
+	{ "/proc/vmstat", "nr_anon_transparent_hugepages" },
+	{ "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/stats/nr_anon" },
+	{ NULL, "Rss:" },
+	{ NULL, "Anonymous:" },
+	{ NULL, "AnonHugePages:" },
+	/* Stack and heap are in it, too. */
+	{ "/proc/self/status", "RssAnon:", 64 },
+	{ "/proc/self/status", "VmSwap:" },
+	{ CGROUP "memory.current", NULL, 1 << 20 },
+	{ CGROUP "memory.stat", "anon", 1 << 20 },
+	{ CGROUP "memory.stat", "anon_thp", 1 << 20 },
+};
+
+static void read_figures(const void *memory, unsigned int count, long *values)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		const struct figure *figure = &figures[i];
+
+		if (!figure->path)
+			values[i] = smaps_kib(memory, figure->key);
+		else if (!figure->key)
+			values[i] = read_number(figure->path);
+		else
+			values[i] = read_key(figure->path, figure->key);
+	}
+}
+
+static void expect_figures(struct __test_metadata *_metadata, const void *memory,
+			   unsigned int count, const long *before)
+{
+	long now[ARRAY_SIZE(figures)];
+	unsigned int i;
+
+	read_figures(memory, count, now);
+	for (i = 0; i < count; i++) {
+		EXPECT_LE(0, before[i]);
+		EXPECT_GE(figures[i].slack, labs(now[i] - before[i])) {
+			TH_LOG("%s %s was %ld and is %ld", figures[i].path ?: "smaps",
+			       figures[i].key ?: "", before[i], now[i]);
+		}
+	}
+}
+
+static bool enter_cgroup(const char *path)
+{
+	char procs[128];
+
+	snprintf(procs, sizeof(procs), "%scgroup.procs", path);
+	return write_number(procs, getpid());
+}
+
+/* What is allocated from now on is charged to a cgroup of its own. */
+static bool make_cgroup(void)
+{
+	int control = open(CGROUPS "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
+	bool made = control >= 0 && write(control, "+memory", 7) == 7 &&
+		    (!mkdir(CGROUP, 0755) || errno == EEXIST);
+
+	if (control >= 0)
+		close(control);
+	return made && enter_cgroup(CGROUP);
+}
+
+/* Another word changes each time. All that the kernel counts stays as it was. */
+TEST_F_TIMEOUT(huge, a_thousand_trips, TIMEOUT)
+{
+	bool in_cgroup = make_cgroup();
+	unsigned int count = ARRAY_SIZE(figures) - (in_cgroup ? 0 : NR_CGROUP_FIGURES);
+	long before[ARRAY_SIZE(figures)];
+	unsigned long trip, end = variant->private ? trips() : trips() / 10 + 1;
+
+	ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+	/* The first look at them needs memory itself. */
+	read_figures(self->memory, count, before);
+	read_figures(self->memory, count, before);
+	for (trip = 0; trip < end; trip++) {
+		size_t offset = trip * 4104 % HUGE_SIZE;
+		uint64_t *word = (uint64_t *)(self->memory + offset);
+
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES)) {
+			TH_LOG("trip %lu", trip);
+		}
+		/* On the device it is the process's memory, too. */
+		if (!trip)
+			expect_figures(_metadata, self->memory, count, before);
+		ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES)) {
+			TH_LOG("trip %lu", trip);
+		}
+		EXPECT_EQ(pattern(1, offset), *word);
+		*word = ~*word;
+		*word = pattern(1, offset);
+	}
+	expect_figures(_metadata, self->memory, count, before);
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+
+	if (in_cgroup) {
+		EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+		EXPECT_EQ(0, munmap(self->memory, HUGE_SIZE));
+		EXPECT_GT(1 << 20, read_key(CGROUP "memory.stat", "anon"));
+		EXPECT_TRUE(enter_cgroup(CGROUPS));
+		EXPECT_EQ(0, rmdir(CGROUP));
+	} else if (_metadata->exit_code == KSFT_PASS) {
+		SKIP(return, "no cgroup of version 2 for memory in " CGROUPS);
+	}
+}
+
+/* What is unmapped on the device, at once or in two parts, is counted no more. */
+TEST_F_TIMEOUT(huge, figures_after_munmap, TIMEOUT)
+{
+	size_t half = HUGE_SIZE / 2;
+	long before[NR_SYSTEM_FIGURES];
+	unsigned int i;
+
+	ASSERT_EQ(0, munmap(self->memory, HUGE_SIZE));
+	read_figures(NULL, NR_SYSTEM_FIGURES, before);
+	for (i = 0; i < 3; i++) {
+		unsigned char *memory;
+		void *area = map_huge_page(HUGE_SIZE, &memory);
+
+		ASSERT_NE(MAP_FAILED, area);
+		ASSERT_TRUE(make_huge(self->fd, memory, 1));
+		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, memory, HUGE_PAGES));
+		if (i)
+			ASSERT_EQ(0, munmap(memory + half, half));
+		if (i == 2)
+			ASSERT_EQ(HUGE_PAGES / 2, huge_to_system(self->fd, memory,
+								 HUGE_PAGES / 2));
+		ASSERT_EQ(0, munmap(area, 2 * HUGE_SIZE));
+		EXPECT_EQ(0, device_used(self->fd, 0));
+		expect_figures(_metadata, NULL, NR_SYSTEM_FIGURES, before);
+	}
+}
+
+/*
+ * What a process can do to memory that is on the device as a huge page: to all of
+ * it, to half of it, or to a page in its middle.
+ */
+
+FIXTURE(operation)
+{
+	int fd;
+	void *area;
+	unsigned char *memory;
+	/* The part that the operation is for. */
+	unsigned char *part;
+	size_t start;
+	size_t end;
+	size_t length;
+	unsigned long npages;
+	bool whole;
+};
+
+FIXTURE_VARIANT(operation)
+{
+	unsigned int device;
+	bool private;
+	unsigned long first;
+	unsigned long npages;
+};
+
+FIXTURE_VARIANT_ADD(operation, private_whole)
+{
+	.device = 0,
+	.private = true,
+	.first = 0,
+	.npages = HUGE_PAGES,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_half)
+{
+	.device = 0,
+	.private = true,
+	.first = 0,
+	.npages = HUGE_PAGES / 2,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_page)
+{
+	.device = 0,
+	.private = true,
+	.first = HUGE_PAGES / 2 + 1,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, coherent_half)
+{
+	.device = 2,
+	.private = false,
+	.first = HUGE_PAGES / 2,
+	.npages = HUGE_PAGES / 2,
+};
+
+FIXTURE_SETUP(operation)
+{
+	if (!set_up(_metadata, variant->device, &self->fd, &self->area, &self->memory))
+		return;
+	self->start = variant->first * page_size;
+	self->length = variant->npages * page_size;
+	self->end = self->start + self->length;
+	self->part = self->memory + self->start;
+	self->npages = variant->npages;
+	self->whole = variant->npages == HUGE_PAGES;
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+}
+
+FIXTURE_TEARDOWN(operation)
+{
+	tear_down(_metadata, self->fd, self->area);
+}
+
+/* A piece of the memory is as it should be, to the device, the way back, the CPU. */
+static void expect_piece(struct __test_metadata *_metadata, int fd,
+			 unsigned char *memory, size_t start, size_t end,
+			 unsigned long seed)
+{
+	unsigned long npages = (end - start) / page_size;
+
+	if (!npages || seed == GONE)
+		return;
+	EXPECT_EQ(0, device_differing(fd, memory, start, end, seed));
+	EXPECT_LE(0, huge_to_system(fd, memory + start, npages));
+	EXPECT_EQ(0, pages_at(fd, memory + start, npages,
+			      TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, differing(memory, start, end, seed));
+}
+
+/*
+ * The part has this seed now, at its offset from @part_memory, and what is not
+ * of it is as it was. All of it can come back, and then nothing is left on the
+ * device.
+ */
+static void expect_pieces_at(struct __test_metadata *_metadata,
+			     const struct _test_data_operation *self,
+			     unsigned char *part_memory, unsigned long seed)
+{
+	expect_piece(_metadata, self->fd, self->memory, 0, self->start, 1);
+	expect_piece(_metadata, self->fd, part_memory, self->start, self->end, seed);
+	expect_piece(_metadata, self->fd, self->memory, self->end, HUGE_SIZE, 1);
+	EXPECT_EQ(0, device_used(self->fd, 0));
+}
+
+static void expect_pieces(struct __test_metadata *_metadata,
+			  const struct _test_data_operation *self, unsigned long seed)
+{
+	expect_pieces_at(_metadata, self, self->memory, seed);
+}
+
+/* Nothing came back, and what was applied to a huge page as a whole split none. */
+static void expect_on_the_device(struct __test_metadata *_metadata,
+				 const struct _test_data_operation *self)
+{
+	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+				       TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_TRUE(!self->whole || huge_at(self->fd, self->memory,
+					    TEST_HMM_MIGRATE_THIS_DEVICE));
+}
+
+/* Whoever wanted the part in ordinary memory has it there. */
+static void expect_in_the_system(struct __test_metadata *_metadata,
+				 const struct _test_data_operation *self)
+{
+	EXPECT_EQ(self->npages, pages_at(self->fd, self->part, self->npages,
+					 TEST_HMM_MIGRATE_SYSTEM));
+}
+
+/* Only private memory comes back for the CPU. */
+static void expect_touched(struct __test_metadata *_metadata,
+			   const struct _test_data_operation *self, bool private)
+{
+	EXPECT_EQ(self->npages, pages_at(self->fd, self->part, self->npages,
+					 private ? TEST_HMM_MIGRATE_SYSTEM :
+					 TEST_HMM_MIGRATE_THIS_DEVICE));
+}
+
+TEST_F_TIMEOUT(operation, nothing, TIMEOUT)
+{
+	expect_on_the_device(_metadata, self);
+	expect_pieces(_metadata, self, 1);
+}
+
+/* Unmapping and forgetting */
+
+TEST_F_TIMEOUT(operation, munmap, TIMEOUT)
+{
+	ASSERT_EQ(0, munmap(self->part, self->length));
+	EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, HUGE_PAGES,
+					 TEST_HMM_MIGRATE_INVALID));
+	EXPECT_EQ(HUGE_PAGES - self->npages,
+		  pages_at(self->fd, self->memory, HUGE_PAGES,
+			   TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(-EFAULT, device_write(self->fd, self->part, 1, "x"));
+	expect_pieces(_metadata, self, GONE);
+}
+
+TEST_F_TIMEOUT(operation, madv_dontneed, TIMEOUT)
+{
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_DONTNEED));
+	EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, HUGE_PAGES,
+					 TEST_HMM_MIGRATE_NONE));
+	EXPECT_EQ(HUGE_PAGES - self->npages,
+		  pages_at(self->fd, self->memory, HUGE_PAGES,
+			   TEST_HMM_MIGRATE_THIS_DEVICE));
+	expect_pieces(_metadata, self, ZEROS);
+}
+
+/* What is written after it, by the device, is no longer free for the taking. */
+TEST_F_TIMEOUT(operation, madv_free, TIMEOUT)
+{
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_FREE));
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
+				      self->end, 2));
+	EXPECT_EQ(0, device_differing(self->fd, self->memory, self->start,
+				      self->end, 2));
+	ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_PAGEOUT));
+	expect_pieces(_metadata, self, 2);
+}
+
+/* Advice that is no reason to bring anything back. */
+TEST_F_TIMEOUT(operation, madvise, TIMEOUT)
+{
+	static const int advice[] = {
+		MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED, MADV_SEQUENTIAL, MADV_NORMAL,
+		MADV_NOHUGEPAGE, MADV_HUGEPAGE, MADV_DONTDUMP, MADV_DODUMP,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(advice); i++) {
+		EXPECT_EQ(0, madvise(self->part, self->length, advice[i]));
+		expect_on_the_device(_metadata, self);
+		ASSERT_EQ(KSFT_PASS, _metadata->exit_code) {
+			TH_LOG("advice %d", advice[i]);
+		}
+	}
+	expect_pieces(_metadata, self, 1);
+}
+
+TEST_F_TIMEOUT(operation, madv_populate_read, TIMEOUT)
+{
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_POPULATE_READ));
+	expect_touched(_metadata, self, variant->private);
+	expect_pieces(_metadata, self, 1);
+}
+
+TEST_F_TIMEOUT(operation, madv_populate_write, TIMEOUT)
+{
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_POPULATE_WRITE));
+	expect_touched(_metadata, self, variant->private);
+	expect_pieces(_metadata, self, 1);
+}
+
+/* A huge page that is on the device is one already. */
+TEST_F_TIMEOUT(operation, madv_collapse, TIMEOUT)
+{
+	if (self->whole) {
+		EXPECT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_COLLAPSE));
+		expect_on_the_device(_metadata, self);
+	} else {
+		ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part,
+						       self->npages));
+		/* Here it may fail. */
+		madvise(self->memory, HUGE_SIZE, MADV_COLLAPSE);
+	}
+	expect_pieces(_metadata, self, 1);
+}
+
+/* KSM comes by; there is something for it to merge elsewhere. */
+TEST_F_TIMEOUT(operation, ksm, TIMEOUT)
+{
+	unsigned char *equal = map_pages(16);
+	unsigned long i;
+
+	if (read_number(KSM "run") < 0)
+		SKIP(return, "no KSM");
+	ASSERT_NE(MAP_FAILED, (void *)equal);
+	for (i = 0; i < 16; i++)
+		fill(equal + i * page_size, page_size, 9);
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_MERGEABLE));
+	EXPECT_TRUE(merge_pages(equal, 16 * page_size, 16));
+	expect_on_the_device(_metadata, self);
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_UNMERGEABLE));
+	expect_on_the_device(_metadata, self);
+	munmap(equal, 16 * page_size);
+	expect_pieces(_metadata, self, 1);
+}
+
+/* Protection and place */
+
+TEST_F_TIMEOUT(operation, mprotect, TIMEOUT)
+{
+	uint64_t word;
+
+	ASSERT_EQ(0, mprotect(self->part, self->length, PROT_READ));
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(0, writable_pages(self->fd, self->part, self->npages));
+	EXPECT_EQ(HUGE_PAGES - self->npages,
+		  writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(-EPERM, device_write(self->fd, self->part, 1, "x"));
+	ASSERT_EQ(0, mprotect(self->part, self->length, PROT_NONE));
+	EXPECT_EQ(-EFAULT, device_read(self->fd, self->part, 8, &word));
+	ASSERT_EQ(0, mprotect(self->part, self->length, PROT_READ | PROT_WRITE));
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
+				      self->end, 2));
+	expect_pieces(_metadata, self, 2);
+}
+
+/* To where the entry for a huge page fits as it is, and to where it does not. */
+TEST_F_TIMEOUT(operation, mremap, TIMEOUT)
+{
+	unsigned char *target;
+	void *area = map_huge_page(HUGE_SIZE, &target);
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED, i;
+
+	ASSERT_NE(MAP_FAILED, area);
+	for (i = 0; i < 2; i++, target += page_size) {
+		ASSERT_EQ(target + self->start,
+			  mremap(self->part, self->length, self->length, flags,
+				 target + self->start));
+		EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, HUGE_PAGES,
+						 TEST_HMM_MIGRATE_INVALID));
+		EXPECT_EQ(self->npages, pages_at(self->fd, target + self->start,
+						 self->npages,
+						 TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_TRUE(!self->whole || i ||
+			    huge_at(self->fd, target, TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_EQ(0, device_differing(self->fd, target, self->start,
+					      self->end, 1));
+		ASSERT_EQ(self->part, mremap(target + self->start, self->length,
+					     self->length, flags, self->part));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	}
+	ASSERT_EQ(target + self->start, mremap(self->part, self->length, self->length,
+					       flags, target + self->start));
+	expect_pieces_at(_metadata, self, target, 1);
+	munmap(area, 2 * HUGE_SIZE);
+}
+
+TEST_F_TIMEOUT(operation, mremap_dontunmap, TIMEOUT)
+{
+	unsigned char *target = mremap(self->part, self->length, self->length,
+				       MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+
+	ASSERT_NE(MAP_FAILED, (void *)target);
+	expect_piece(_metadata, self->fd, self->memory, self->start, self->end, ZEROS);
+	expect_pieces_at(_metadata, self, target - self->start, 1);
+	munmap(target, self->length);
+}
+
+/* Grown, it moves; shrunk, it ends in the middle of the huge page. */
+TEST_F_TIMEOUT(operation, mremap_grow_and_shrink, TIMEOUT)
+{
+	size_t rest = self->start ?: HUGE_SIZE / 2;
+	unsigned char *grown;
+
+	grown = mremap(self->memory, HUGE_SIZE, 2 * HUGE_SIZE, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, (void *)grown);
+	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, grown, HUGE_PAGES,
+				       TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, grown, HUGE_SIZE, 1));
+	EXPECT_EQ(0, nonzero(grown + HUGE_SIZE, HUGE_SIZE));
+	ASSERT_EQ(grown, mremap(grown, 2 * HUGE_SIZE, rest, 0));
+	EXPECT_EQ(rest / page_size, pages_at(self->fd, grown, 2 * HUGE_PAGES,
+					     TEST_HMM_MIGRATE_THIS_DEVICE));
+	expect_piece(_metadata, self->fd, grown, 0, rest, 1);
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	munmap(grown, rest);
+}
+
+TEST_F_TIMEOUT(operation, mlock, TIMEOUT)
+{
+	ASSERT_EQ(0, syscall(SYS_mlock2, self->part, self->length, MLOCK_ONFAULT));
+	expect_on_the_device(_metadata, self);
+	ASSERT_EQ(0, munlock(self->part, self->length));
+	ASSERT_EQ(0, mlock(self->part, self->length));
+	expect_touched(_metadata, self, variant->private);
+	/* A locked page may move, too. */
+	EXPECT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	ASSERT_EQ(0, munlock(self->part, self->length));
+	expect_pieces(_metadata, self, 1);
+}
+
+static unsigned int online_nodes(void)
+{
+	unsigned int node;
+	char path[64];
+
+	for (node = 0; node < 8; node++) {
+		snprintf(path, sizeof(path), "/sys/devices/system/node/node%u", node);
+		if (access(path, F_OK))
+			break;
+	}
+	return node;
+}
+
+TEST_F_TIMEOUT(operation, memory_policy, TIMEOUT)
+{
+	unsigned int nodes = online_nodes(), node;
+
+	if (!nodes)
+		SKIP(return, "no NUMA");
+	for (node = 0; node < nodes; node++) {
+		unsigned long mask = 1UL << node;
+
+		EXPECT_EQ(0, syscall(SYS_mbind, self->part, self->length, MPOL_BIND,
+				     &mask, 8 * sizeof(mask), MPOL_MF_MOVE));
+	}
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(0, syscall(SYS_mbind, self->part, self->length, MPOL_DEFAULT, NULL,
+			     0, 0));
+	expect_pieces(_metadata, self, 1);
+}
+
+TEST_F_TIMEOUT(operation, move_pages, TIMEOUT)
+{
+	unsigned int count = online_nodes(), node;
+	void **pages = calloc(self->npages, sizeof(*pages));
+	int *nodes = calloc(self->npages, sizeof(*nodes));
+	int *status = calloc(self->npages, sizeof(*status));
+	unsigned long i;
+
+	if (!count)
+		SKIP(return, "no NUMA");
+	ASSERT_NE(NULL, pages);
+	ASSERT_NE(NULL, nodes);
+	ASSERT_NE(NULL, status);
+	for (i = 0; i < self->npages; i++)
+		pages[i] = self->part + i * page_size;
+	/* First only asking where they are. */
+	for (node = 0; node <= count; node++) {
+		EXPECT_LE(0, syscall(SYS_move_pages, 0, self->npages, pages,
+				     node ? nodes : NULL, status, MPOL_MF_MOVE));
+		for (i = 0; i < self->npages; i++) {
+			EXPECT_TRUE(!variant->private || status[i] < 0);
+			nodes[i] = node;
+		}
+		expect_on_the_device(_metadata, self);
+	}
+	free(pages);
+	free(nodes);
+	free(status);
+	expect_pieces(_metadata, self, 1);
+}
+
+/* Processes */
+
+/* The memory was there before the fork: each writes, and sees its own alone. */
+TEST_F_TIMEOUT(operation, fork, TIMEOUT)
+{
+	struct sharer sharer = {
+		.device = variant->device,
+		.memory = self->memory,
+		.start = self->start,
+		.end = self->end,
+	};
+
+	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_huge_on_the_device));
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, end_sharer(&sharer));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+
+	/* Now the parent writes first. */
+	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_TRUE(start_sharer(&sharer, NULL, sees_and_writes));
+	fill_part(self->memory, self->start, self->end, 2);
+	EXPECT_EQ(0, end_sharer(&sharer));
+	expect_pieces(_metadata, self, 2);
+}
+
+static int unmaps_the_part_and_has_its_own(struct sharer *sharer)
+{
+	int fd = open_device(sharer->device);
+	unsigned char *memory;
+
+	return fd < 0 || unmaps_the_part(sharer) ||
+	       map_huge_page(HUGE_SIZE, &memory) == MAP_FAILED ||
+	       !make_huge(fd, memory, 4) ||
+	       huge_to_device(fd, memory, HUGE_PAGES) != (long)HUGE_PAGES;
+}
+
+static int leaves(struct sharer *sharer)
+{
+	return 0;
+}
+
+static int leaves_by_exec(struct sharer *sharer)
+{
+	execl("/bin/true", "true", NULL);
+	return 1;
+}
+
+static int leaves_by_a_signal(struct sharer *sharer)
+{
+	return kill(getpid(), SIGKILL);
+}
+
+/* Others who have the memory go, one way or another, and what was theirs too. */
+TEST_F_TIMEOUT(operation, exit, TIMEOUT)
+{
+	static int (*const ways[])(struct sharer *sharer) = {
+		leaves, leaves_by_exec, leaves_by_a_signal,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(ways); i++) {
+		struct sharer sharer = {
+			.device = variant->device,
+			.memory = self->memory,
+			.start = self->start,
+			.end = self->end,
+		};
+
+		ASSERT_TRUE(start_sharer(&sharer, unmaps_the_part_and_has_its_own,
+					 ways[i]));
+		EXPECT_EQ(2 * HUGE_PAGES, device_used(self->fd, 2 * HUGE_PAGES));
+		EXPECT_EQ(ways[i] == leaves_by_a_signal ? -1 : 0,
+			  end_sharer(&sharer));
+		EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
+		expect_on_the_device(_metadata, self);
+	}
+	expect_pieces(_metadata, self, 1);
+}
+
+/* As a debugger does it, or a core dump. */
+TEST_F_TIMEOUT(operation, proc_mem, TIMEOUT)
+{
+	int mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	unsigned char *buffer = malloc(HUGE_SIZE);
+
+	ASSERT_LE(0, mem);
+	ASSERT_NE(NULL, buffer);
+	EXPECT_EQ(self->length, pread(mem, buffer + self->start, self->length,
+				      (uintptr_t)self->part));
+	EXPECT_EQ(0, wrong_part(buffer, self->start, self->end, 1));
+	expect_touched(_metadata, self, variant->private);
+	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	fill_part(buffer, self->start, self->end, 2);
+	EXPECT_EQ(self->length, pwrite(mem, buffer + self->start, self->length,
+				       (uintptr_t)self->part));
+	close(mem);
+	free(buffer);
+	expect_pieces(_metadata, self, 2);
+}
+
+TEST_F_TIMEOUT(operation, process_vm_readv, TIMEOUT)
+{
+	unsigned char *buffer = malloc(HUGE_SIZE);
+	struct iovec to = { .iov_base = buffer + self->start, .iov_len = self->length };
+	struct iovec from = { .iov_base = self->part, .iov_len = self->length };
+
+	ASSERT_NE(NULL, buffer);
+	if (syscall(SYS_process_vm_readv, getpid(), &to, 0, &from, 0, 0))
+		SKIP(return, "no process_vm_readv()");
+	EXPECT_EQ(self->length, syscall(SYS_process_vm_readv, getpid(), &to, 1,
+					&from, 1, 0));
+	EXPECT_EQ(0, wrong_part(buffer, self->start, self->end, 1));
+	free(buffer);
+	expect_pieces(_metadata, self, 1);
+}
+
+/* Pinning for the long term brings device memory back, of either kind. */
+TEST_F_TIMEOUT(operation, pin, TIMEOUT)
+{
+	unsigned char *buffer = malloc(HUGE_SIZE);
+	int gup;
+
+	ASSERT_NE(NULL, buffer);
+	if (!can_pin())
+		SKIP(return, "no gup_test, is debugfs mounted?");
+	gup = pin(self->part, self->length, 0);
+	ASSERT_LE(0, gup);
+	expect_in_the_system(_metadata, self);
+	EXPECT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	expect_in_the_system(_metadata, self);
+	ASSERT_EQ(0, read_pinned(gup, buffer + self->start));
+	EXPECT_EQ(0, wrong_part(buffer, self->start, self->end, 1));
+	close(gup);
+	free(buffer);
+	expect_pieces(_metadata, self, 1);
+}
+
+/* userfaultfd */
+
+static bool register_range(int fd, void *addr, size_t size, __u64 mode)
+{
+	struct uffdio_register argument = {
+		.range = { .start = (uintptr_t)addr, .len = size },
+		.mode = mode,
+	};
+
+	return !ioctl(fd, UFFDIO_REGISTER, &argument);
+}
+
+static bool write_raises_sigbus(unsigned char *byte)
+{
+	if (sigsetjmp(on_sigbus, 1))
+		return true;
+	*(atomic_uchar *)byte = ~*byte;
+	return false;
+}
+
+/* How many pages of the range have all of these bits. */
+static long pagemap_count(void *addr, unsigned long npages, uint64_t bits)
+{
+	uint64_t *entries = calloc(npages, sizeof(*entries));
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	size_t size = npages * sizeof(*entries);
+	long count = -1;
+
+	if (fd >= 0 && entries &&
+	    pread(fd, entries, size, (uintptr_t)addr / page_size *
+		  sizeof(*entries)) == (ssize_t)size) {
+		count = 0;
+		while (npages--)
+			count += (entries[npages] & bits) == bits;
+	}
+	if (fd >= 0)
+		close(fd);
+	free(entries);
+	return count;
+}
+
+TEST_F_TIMEOUT(operation, userfaultfd_write_protect, TIMEOUT)
+{
+	int fd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+				  UFFD_FEATURE_SIGBUS);
+	struct sigaction action = { .sa_handler = jump_on_sigbus };
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
+	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+				   UFFDIO_REGISTER_MODE_WP));
+	ASSERT_TRUE(write_protect(fd, self->part, self->length, true));
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, PM_UFFD_WP));
+	EXPECT_EQ(self->npages, pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP));
+	EXPECT_EQ(0, writable_pages(self->fd, self->part, self->npages));
+	EXPECT_NE(0, device_write(self->fd, self->part, 1, "x"));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+
+	/* Back, there, and back again. */
+	ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, PM_UFFD_WP));
+	EXPECT_TRUE(write_raises_sigbus(self->part));
+	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_TRUE(write_raises_sigbus(self->part + self->length - 1));
+	EXPECT_EQ(self->npages, pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP));
+
+	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_TRUE(write_protect(fd, self->part, self->length, false));
+	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP));
+	EXPECT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
+				      self->end, 2));
+	close(fd);
+	expect_pieces(_metadata, self, 2);
+}
+
+/* What is on the device is not missing, so that nothing is put onto it. */
+TEST_F_TIMEOUT(operation, userfaultfd_copy, TIMEOUT)
+{
+	int fd = open_userfaultfd(0);
+	unsigned char *buffer = malloc(HUGE_SIZE);
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)self->part,
+		.src = (uintptr_t)buffer + self->start,
+		.len = self->length,
+	};
+	struct uffdio_zeropage zero = {
+		.range = { .start = (uintptr_t)self->part, .len = self->length },
+	};
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_NE(NULL, buffer);
+	fill(buffer, HUGE_SIZE, 2);
+	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+				   UFFDIO_REGISTER_MODE_MISSING));
+	EXPECT_EQ(-1, ioctl(fd, UFFDIO_COPY, &copy));
+	EXPECT_EQ(-EEXIST, copy.copy);
+	EXPECT_EQ(-1, ioctl(fd, UFFDIO_ZEROPAGE, &zero));
+	EXPECT_EQ(-EEXIST, zero.zeropage);
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+
+	/* Into the hole in the middle of it. */
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_DONTNEED));
+	copy.copy = 0;
+	EXPECT_EQ(0, ioctl(fd, UFFDIO_COPY, &copy));
+	close(fd);
+	free(buffer);
+	expect_pieces(_metadata, self, 2);
+}
+
+TEST_F_TIMEOUT(operation, userfaultfd_move_from, TIMEOUT)
+{
+	int fd = open_userfaultfd(UFFD_FEATURE_MOVE);
+	unsigned char *target;
+	void *area = map_huge_page(HUGE_SIZE, &target);
+	struct uffdio_move move = {
+		.dst = (uintptr_t)target + self->start,
+		.src = (uintptr_t)self->part,
+		.len = self->length,
+	};
+	int error = 0;
+	size_t done;
+
+	if (fd < 0)
+		SKIP(return, "no UFFDIO_MOVE");
+	ASSERT_NE(MAP_FAILED, area);
+	ASSERT_TRUE(register_range(fd, target, HUGE_SIZE,
+				   UFFDIO_REGISTER_MODE_MISSING));
+	if (ioctl(fd, UFFDIO_MOVE, &move))
+		error = errno;
+	done = move.move > 0 ? move.move : 0;
+	if (variant->private) {
+		EXPECT_EQ(EFAULT, error);
+		EXPECT_EQ(0, done);
+		expect_on_the_device(_metadata, self);
+	}
+	close(fd);
+	/* How far it came; nothing is lost. */
+	expect_piece(_metadata, self->fd, target, self->start, self->start + done, 1);
+	expect_piece(_metadata, self->fd, self->memory, self->start,
+		     self->start + done, ZEROS);
+	expect_piece(_metadata, self->fd, self->memory, 0, self->start, 1);
+	expect_piece(_metadata, self->fd, self->memory, self->start + done,
+		     HUGE_SIZE, 1);
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	munmap(area, 2 * HUGE_SIZE);
+}
+
+TEST_F_TIMEOUT(operation, userfaultfd_move_onto, TIMEOUT)
+{
+	int fd = open_userfaultfd(UFFD_FEATURE_MOVE);
+	unsigned char *source;
+	void *area = map_huge_page(HUGE_SIZE, &source);
+	struct uffdio_move move = {
+		.dst = (uintptr_t)self->part,
+		.src = (uintptr_t)source + self->start,
+		.len = self->length,
+	};
+
+	if (fd < 0)
+		SKIP(return, "no UFFDIO_MOVE");
+	ASSERT_NE(MAP_FAILED, area);
+	fill(source, HUGE_SIZE, 2);
+	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+				   UFFDIO_REGISTER_MODE_MISSING));
+	EXPECT_EQ(-1, ioctl(fd, UFFDIO_MOVE, &move));
+	EXPECT_EQ(EEXIST, errno);
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(0, wrong(source, HUGE_SIZE, 2));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+
+	/* The part is a hole then, with what is on the device around it. */
+	ASSERT_EQ(0, madvise(self->part, self->length, MADV_DONTNEED));
+	move.move = 0;
+	EXPECT_EQ(0, ioctl(fd, UFFDIO_MOVE, &move));
+	close(fd);
+	expect_pieces(_metadata, self, 2);
+	munmap(area, 2 * HUGE_SIZE);
+}
+
+/* Looking at it */
+
+TEST_F_TIMEOUT(operation, pagemap, TIMEOUT)
+{
+	uint64_t here = variant->private ? PM_SWAP : PM_PRESENT;
+
+	EXPECT_EQ(HUGE_PAGES, pagemap_count(self->memory, HUGE_PAGES, here));
+	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SWAP | PM_PRESENT));
+	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, here));
+	ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part, self->npages));
+	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, PM_PRESENT));
+	EXPECT_EQ(variant->private ? self->npages : HUGE_PAGES,
+		  pagemap_count(self->memory, HUGE_PAGES, PM_PRESENT));
+	expect_pieces(_metadata, self, 1);
+}
+
+/* Only what the device writes is dirty again, also after a trip. */
+TEST_F_TIMEOUT(operation, soft_dirty, TIMEOUT)
+{
+	if (!pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY))
+		SKIP(return, "no soft-dirty");
+	EXPECT_EQ(HUGE_PAGES, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
+	ASSERT_TRUE(clear_references(CLEAR_SOFT_DIRTY));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
+
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
+				      self->end, 2));
+	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages,
+					      PM_SOFT_DIRTY));
+	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages,
+					      PM_SOFT_DIRTY));
+	expect_pieces(_metadata, self, 2);
+}
+
+#define REGIONS	(HUGE_PAGES + 1)
+
+/* PAGEMAP_SCAN for what is in one of @categories at least; regions, or -1. */
+static long pagemap_scan(void *addr, size_t size, __u64 flags, __u64 categories,
+			 struct page_region *regions)
+{
+	struct pm_scan_arg argument = {
+		.size = sizeof(argument),
+		.flags = flags,
+		.start = (uintptr_t)addr,
+		.end = (uintptr_t)addr + size,
+		.vec = (uintptr_t)regions,
+		.vec_len = REGIONS,
+		.category_anyof_mask = categories,
+		.return_mask = categories | PAGE_IS_HUGE,
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	long ret = -1;
+
+	if (fd >= 0) {
+		ret = ioctl(fd, PAGEMAP_SCAN, &argument);
+		close(fd);
+	}
+	return ret;
+}
+
+/* Number of pages that were written, by the bookkeeping of userfaultfd. */
+static long pages_written(void *addr, size_t size, __u64 flags)
+{
+	struct page_region *regions = calloc(REGIONS, sizeof(*regions));
+	long count = regions ? pagemap_scan(addr, size, flags, PAGE_IS_WRITTEN,
+					    regions) : -1;
+	long pages = count < 0 ? count : 0, i;
+
+	for (i = 0; i < count; i++)
+		pages += (regions[i].end - regions[i].start) / page_size;
+	free(regions);
+	return pages;
+}
+
+TEST_F_TIMEOUT(operation, pagemap_scan, TIMEOUT)
+{
+	struct page_region *regions = calloc(REGIONS, sizeof(*regions));
+	__u64 here = variant->private ? PAGE_IS_SWAPPED : PAGE_IS_PRESENT;
+
+	ASSERT_NE(NULL, regions);
+	EXPECT_EQ(1, pagemap_scan(self->part, self->length, 0,
+				  PAGE_IS_SWAPPED | PAGE_IS_PRESENT, regions));
+	EXPECT_EQ((uintptr_t)self->part, regions[0].start);
+	EXPECT_EQ((uintptr_t)self->part + self->length, regions[0].end);
+	EXPECT_EQ(here | PAGE_IS_HUGE, regions[0].categories);
+	free(regions);
+	expect_on_the_device(_metadata, self);
+	expect_pieces(_metadata, self, 1);
+}
+
+TEST_F_TIMEOUT(operation, pagemap_scan_write_protects, TIMEOUT)
+{
+	int fd = open_userfaultfd(UFFD_FEATURE_WP_ASYNC |
+				  UFFD_FEATURE_WP_UNPOPULATED);
+	__u64 protect = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
+
+	if (fd < 0)
+		SKIP(return, "no asynchronous write protection by userfaultfd");
+	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+				   UFFDIO_REGISTER_MODE_WP));
+	EXPECT_EQ(HUGE_PAGES, pages_written(self->memory, HUGE_SIZE, 0));
+	EXPECT_EQ(self->npages, pages_written(self->part, self->length, protect));
+	EXPECT_EQ(0, pages_written(self->part, self->length, 0));
+	EXPECT_EQ(HUGE_PAGES - self->npages, pages_written(self->memory, HUGE_SIZE, 0));
+	EXPECT_EQ(0, writable_pages(self->fd, self->part, self->npages));
+	expect_on_the_device(_metadata, self);
+
+	/* One page that the device writes. */
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
+				      self->start + page_size, 1));
+	EXPECT_EQ(1, pages_written(self->part, self->length, 0));
+	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(1, pages_written(self->part, self->length, 0));
+	ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(1, pages_written(self->part, self->length, 0));
+	close(fd);
+	expect_pieces(_metadata, self, 1);
+}
+
+/* All of a file of the kernel can be read; returns its length. */
+static size_t read_all(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char buffer[4096];
+	size_t size = 0;
+	ssize_t count;
+
+	if (fd < 0)
+		return 0;
+	while ((count = read(fd, buffer, sizeof(buffer))) > 0)
+		size += count;
+	close(fd);
+	return count < 0 ? 0 : size;
+}
+
+TEST_F_TIMEOUT(operation, smaps_and_numa_maps, TIMEOUT)
+{
+	long kib = HUGE_SIZE / 1024;
+
+	EXPECT_EQ(kib, smaps_kib(self->memory, "Rss:"));
+	EXPECT_EQ(kib, smaps_kib(self->memory, "Anonymous:"));
+	EXPECT_EQ(kib, smaps_kib(self->memory, "AnonHugePages:"));
+	ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part, self->npages));
+	EXPECT_EQ(kib, smaps_kib(self->memory, "Rss:"));
+	EXPECT_EQ(kib, smaps_kib(self->memory, "Anonymous:"));
+	EXPECT_EQ(self->whole ? kib : 0, smaps_kib(self->memory, "AnonHugePages:"));
+	ASSERT_TRUE(clear_references(CLEAR_REFERENCED));
+	EXPECT_LT(0, read_all("/proc/self/smaps_rollup"));
+	EXPECT_TRUE(!online_nodes() || read_all("/proc/self/numa_maps"));
+	expect_pieces(_metadata, self, 1);
+}
+
+/* The rest of the memory */
+
+/* Where the first swap space is. */
+static bool find_swap(char *path, size_t size)
+{
+	FILE *swaps = fopen("/proc/swaps", "r");
+	char line[256];
+	bool found;
+
+	if (!swaps)
+		return false;
+	found = fgets(line, sizeof(line), swaps) && fgets(line, sizeof(line), swaps);
+	fclose(swaps);
+	return found && snprintf(path, size, "%.*s", (int)strcspn(line, " \t"),
+				 line) < (int)size;
+}
+
+/* Swap space goes: what was swapped out, and nothing else, comes in. */
+TEST_F_TIMEOUT(operation, swapoff, TIMEOUT)
+{
+	char swap[256];
+
+	if (!find_swap(swap, sizeof(swap)))
+		SKIP(return, "no swap space");
+	if (!self->whole) {
+		ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part,
+						       self->npages));
+		ASSERT_EQ(0, madvise(self->part, self->length, MADV_PAGEOUT));
+		EXPECT_LT(0, pages_at(self->fd, self->part, self->npages,
+				      TEST_HMM_MIGRATE_SWAPPED));
+	}
+	ASSERT_EQ(0, swapoff(swap));
+	EXPECT_EQ(0, swapon(swap, 0));
+	EXPECT_EQ(0, pages_at(self->fd, self->part, self->npages,
+			      TEST_HMM_MIGRATE_SWAPPED));
+	EXPECT_EQ(self->whole ? HUGE_PAGES : HUGE_PAGES - self->npages,
+		  pages_at(self->fd, self->memory, HUGE_PAGES,
+			   TEST_HMM_MIGRATE_THIS_DEVICE));
+	expect_pieces(_metadata, self, 1);
+}
+
+/* A way to split huge pages, for tests. */
+static bool split_folios(void *addr, size_t size)
+{
+	FILE *file = fopen("/sys/kernel/debug/split_huge_pages", "w");
+	bool written;
+
+	if (!file)
+		return false;
+	written = fprintf(file, "%d,0x%lx,0x%lx", getpid(), (uintptr_t)addr,
+			  (uintptr_t)addr + size) > 0;
+	return !fclose(file) && written;
+}
+
+TEST_F_TIMEOUT(operation, split_huge_pages, TIMEOUT)
+{
+	ASSERT_TRUE(split_folios(self->part, self->length));
+	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+				       TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	expect_pieces(_metadata, self, 1);
+}
+
+TEST_F_TIMEOUT(operation, cpu_writes, TIMEOUT)
+{
+	fill_part(self->memory, self->start, self->end, 2);
+	expect_touched(_metadata, self, variant->private);
+	expect_pieces(_metadata, self, 2);
+}
+
+TEST_F_TIMEOUT(operation, device_writes, TIMEOUT)
+{
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
+				      self->end, 2));
+	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	expect_pieces(_metadata, self, 2);
+}
+
+/* Only the part comes back; then all that is not there goes to the device again. */
+TEST_F_TIMEOUT(operation, to_system, TIMEOUT)
+{
+	static const unsigned int flags[] = { TEST_HMM_MIGRATE_HUGE, 0 };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		ASSERT_EQ(self->npages, moved(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
+					      self->part, self->npages, flags[i]));
+		expect_in_the_system(_metadata, self);
+		EXPECT_EQ(HUGE_PAGES - self->npages,
+			  pages_at(self->fd, self->memory, HUGE_PAGES,
+				   TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_TRUE(!self->whole || !flags[i] ||
+			    huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+		ASSERT_EQ(self->npages, huge_to_device(self->fd, self->memory,
+						       HUGE_PAGES));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	}
+	expect_pieces(_metadata, self, 1);
+}
+
+TEST_F_TIMEOUT(operation, relocation, TIMEOUT)
+{
+	ASSERT_EQ(self->npages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				      self->part, self->npages,
+				      TEST_HMM_MIGRATE_HUGE |
+				      TEST_HMM_MIGRATE_RELOCATE));
+	expect_on_the_device(_metadata, self);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	expect_pieces(_metadata, self, 1);
+}
+
+/* Of what is left on the device, after the part has come back. */
+TEST_F_TIMEOUT(operation, eviction, TIMEOUT)
+{
+	ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part, self->npages));
+	EXPECT_TRUE(evict_all(self->fd));
+	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+				       TEST_HMM_MIGRATE_SYSTEM));
+	expect_pieces(_metadata, self, 1);
+}
+
+/*
+ * The same while another thread moves the huge page to the device and back, all
+ * the time: with all of it, half of it and one page in turn. What that splits
+ * becomes a huge page again on the way.
+ */
+
+struct mover {
+	pthread_t thread;
+	int fd;
+	unsigned char *memory;
+	/* The operation unmaps the part for a while. */
+	bool gaps;
+	atomic_bool stop;
+	atomic_ulong trips;
+	atomic_ulong moved;
+	unsigned long errors;
+};
+
+FIXTURE(during)
+{
+	int fd, userfaultfd;
+	void *area;
+	unsigned char *memory, *target;
+	struct mover mover;
+	/* The part of this round, as it is for an operation. */
+	unsigned char *part;
+	size_t start, end, length;
+	unsigned long npages;
+};
+
+FIXTURE_VARIANT(during)
+{
+	unsigned int device;
+};
+
+FIXTURE_VARIANT_ADD(during, private)
+{
+	.device = 0,
+};
+
+FIXTURE_VARIANT_ADD(during, coherent)
+{
+	.device = 2,
+};
+
+FIXTURE_SETUP(during)
+{
+	set_up(_metadata, variant->device, &self->fd, &self->area, &self->memory);
+	self->mover.fd = self->fd;
+	self->mover.memory = self->memory;
+}
+
+FIXTURE_TEARDOWN(during)
+{
+	tear_down(_metadata, self->fd, self->area);
+}
+
+static void choose_part(struct _test_data_during *self, unsigned long round)
+{
+	static const struct {
+		unsigned long first, npages;
+	} parts[] = {
+		{ 0, HUGE_PAGES }, { HUGE_PAGES / 2, HUGE_PAGES / 2 },
+		{ HUGE_PAGES / 2 + 1, 1 }, { 0, HUGE_PAGES / 2 },
+	};
+
+	self->start = parts[round % ARRAY_SIZE(parts)].first * page_size;
+	self->npages = parts[round % ARRAY_SIZE(parts)].npages;
+	self->length = self->npages * page_size;
+	self->end = self->start + self->length;
+	self->part = self->memory + self->start;
+}
+
+static void move_once(struct mover *mover, unsigned long request)
+{
+	long count = moved(mover->fd, request, mover->memory, HUGE_PAGES,
+			   TEST_HMM_MIGRATE_HUGE);
+
+	if (count > 0)
+		mover->moved += count;
+	else if (count < 0 && !(mover->gaps && count == -EFAULT))
+		mover->errors++;
+}
+
+static void *move_to_and_fro(void *data)
+{
+	struct mover *mover = data;
+
+	while (!mover->stop) {
+		move_once(mover, TEST_HMM_MIGRATE_TO_DEVICE);
+		move_once(mover, TEST_HMM_MIGRATE_TO_SYSTEM);
+		madvise(mover->memory, HUGE_SIZE, MADV_COLLAPSE);
+		mover->trips++;
+	}
+	return NULL;
+}
+
+static unsigned long milliseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/*
+ * Do it again and again, so that each part has its turn. @once returns how many
+ * errors it has seen; it leaves the memory as it was.
+ */
+static void repeat(struct __test_metadata *_metadata, struct _test_data_during *self,
+		   unsigned long (*once)(struct _test_data_during *self,
+					 unsigned long round))
+{
+	unsigned long begin = milliseconds(), round = 0, errors = 0;
+	struct mover *mover = &self->mover;
+
+	ASSERT_EQ(0, pthread_create(&mover->thread, NULL, move_to_and_fro, mover));
+	while (!errors && (round < 4 || mover->trips < 2 || !mover->moved ||
+			   milliseconds() < begin + DURING)) {
+		choose_part(self, round);
+		spin(round);
+		errors += once(self, round++);
+	}
+	mover->stop = true;
+	pthread_join(mover->thread, NULL);
+	EXPECT_EQ(0, errors) {
+		TH_LOG("in round %lu", round);
+	}
+	EXPECT_EQ(0, mover->errors);
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+}
+
+/* The first page of the part, the last one, and their neighbours. */
+static unsigned long edges_wrong(const struct _test_data_during *self)
+{
+	size_t before = self->start ? self->start - page_size : 0;
+	size_t behind = self->end < HUGE_SIZE ? self->end + page_size : self->end;
+
+	return wrong_part(self->memory, before, self->start + page_size, 1) +
+	       wrong_part(self->memory, self->end - page_size, behind, 1);
+}
+
+static unsigned long protect_once(struct _test_data_during *self, unsigned long round)
+{
+	unsigned long errors = !!mprotect(self->part, self->length, PROT_READ);
+
+	errors += edges_wrong(self);
+	errors += !!mprotect(self->part, self->length, PROT_NONE);
+	errors += !!mprotect(self->part, self->length, PROT_READ | PROT_WRITE);
+	return errors + edges_wrong(self);
+}
+
+TEST_F_TIMEOUT(during, mprotect, TIMEOUT)
+{
+	repeat(_metadata, self, protect_once);
+}
+
+static unsigned long forget_once(struct _test_data_during *self, unsigned long round)
+{
+	unsigned long errors;
+
+	fill_part(self->memory, self->start, self->end, round + 2);
+	errors = wrong_part(self->memory, self->start, self->end, round + 2);
+	errors += !!madvise(self->part, self->length, MADV_DONTNEED);
+	errors += nonzero(self->part, self->length);
+	fill_part(self->memory, self->start, self->end, 1);
+	return errors;
+}
+
+TEST_F_TIMEOUT(during, madv_dontneed, TIMEOUT)
+{
+	repeat(_metadata, self, forget_once);
+}
+
+static unsigned long map_once(struct _test_data_during *self, unsigned long round)
+{
+	void *part;
+
+	if (munmap(self->part, self->length))
+		return 1;
+	spin(round);
+	part = mmap(self->part, self->length, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	if (part != self->part || madvise(part, self->length, MADV_HUGEPAGE))
+		return 1;
+	fill_part(self->memory, self->start, self->end, 1);
+	return wrong_part(self->memory, self->start, self->end, 1);
+}
+
+TEST_F_TIMEOUT(during, munmap_and_mmap, TIMEOUT)
+{
+	self->mover.gaps = true;
+	repeat(_metadata, self, map_once);
+}
+
+static bool move_part(unsigned char *from, unsigned char *to, size_t size)
+{
+	return mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to;
+}
+
+static unsigned long remap_once(struct _test_data_during *self, unsigned long round)
+{
+	unsigned char *target = self->target + self->start;
+	unsigned long errors;
+
+	if (!move_part(self->part, target, self->length))
+		return 1;
+	spin(round);
+	errors = wrong_part(self->target, self->start, self->start + page_size, 1) +
+		 wrong_part(self->target, self->end - page_size, self->end, 1);
+	return errors + !move_part(target, self->part, self->length);
+}
+
+TEST_F_TIMEOUT(during, mremap, TIMEOUT)
+{
+	void *area = map_huge_page(HUGE_SIZE, &self->target);
+
+	ASSERT_NE(MAP_FAILED, area);
+	self->mover.gaps = true;
+	repeat(_metadata, self, remap_once);
+	munmap(area, 2 * HUGE_SIZE);
+}
+
+/* A few pages are enough for the child: each fault may find a page on its way. */
+static int sees_and_writes_some(struct sharer *sharer)
+{
+	size_t offset, page;
+
+	for (offset = 0; offset < HUGE_SIZE; offset += 31 * page_size) {
+		page = offset + page_size;
+		if (wrong_part(sharer->memory, offset, page, 1))
+			return 1;
+		if (offset < sharer->start || offset >= sharer->end)
+			continue;
+		fill_part(sharer->memory, offset, page, 3);
+		if (wrong_part(sharer->memory, offset, page, 3))
+			return 2;
+	}
+	return 0;
+}
+
+static unsigned long fork_once(struct _test_data_during *self, unsigned long round)
+{
+	struct sharer sharer = {
+		.memory = self->memory,
+		.start = self->start,
+		.end = self->end,
+	};
+
+	if (!start_sharer(&sharer, NULL, sees_and_writes_some))
+		return 1;
+	return !!end_sharer(&sharer) + edges_wrong(self);
+}
+
+TEST_F_TIMEOUT(during, fork, TIMEOUT)
+{
+	repeat(_metadata, self, fork_once);
+}
+
+static unsigned long clear_once(struct _test_data_during *self, unsigned long round)
+{
+	return !clear_references(CLEAR_SOFT_DIRTY) + !clear_references(CLEAR_REFERENCED);
+}
+
+TEST_F_TIMEOUT(during, clear_refs, TIMEOUT)
+{
+	repeat(_metadata, self, clear_once);
+}
+
+/* On its way, too, an entry says that it is protected, or that it is not. */
+static unsigned long protect_by_userfaultfd_once(struct _test_data_during *self,
+						 unsigned long round)
+{
+	int fd = self->userfaultfd;
+	unsigned long errors;
+
+	errors = !write_protect(fd, self->part, self->length, true);
+	errors += pagemap_count(self->part, self->npages, PM_UFFD_WP) !=
+		  (long)self->npages;
+	errors += edges_wrong(self);
+	errors += !write_protect(fd, self->part, self->length, false);
+	return errors + pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP);
+}
+
+TEST_F_TIMEOUT(during, userfaultfd_write_protect, TIMEOUT)
+{
+	self->userfaultfd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	if (self->userfaultfd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_TRUE(register_range(self->userfaultfd, self->memory, HUGE_SIZE,
+				   UFFDIO_REGISTER_MODE_WP));
+	repeat(_metadata, self, protect_by_userfaultfd_once);
+	close(self->userfaultfd);
+}
+
+/* What was written since the last look is known, wherever it is. */
+static unsigned long scan_once(struct _test_data_during *self, unsigned long round)
+{
+	size_t offset = self->start + round * 17 % self->npages * page_size;
+	unsigned long errors;
+
+	errors = pages_written(self->part, self->length, PM_SCAN_WP_MATCHING |
+			       PM_SCAN_CHECK_WPASYNC) < 0;
+	fill_part(self->memory, offset, offset + page_size, 1);
+	return errors + (pages_written(self->memory + offset, page_size, 0) != 1);
+}
+
+TEST_F_TIMEOUT(during, pagemap_scan, TIMEOUT)
+{
+	self->userfaultfd = open_userfaultfd(UFFD_FEATURE_WP_ASYNC |
+					     UFFD_FEATURE_WP_UNPOPULATED);
+	if (self->userfaultfd < 0)
+		SKIP(return, "no asynchronous write protection by userfaultfd");
+	ASSERT_TRUE(register_range(self->userfaultfd, self->memory, HUGE_SIZE,
+				   UFFDIO_REGISTER_MODE_WP));
+	repeat(_metadata, self, scan_once);
+	close(self->userfaultfd);
+}
+
+/* The first word of each page, twice. */
+static unsigned long cpu_once(struct _test_data_during *self, unsigned long round)
+{
+	const unsigned long seeds[] = { 1, round + 2, 1 };
+	unsigned long errors = 0, i;
+	size_t offset;
+
+	for (i = 0; i < 2; i++) {
+		for (offset = self->start; offset < self->end; offset += page_size) {
+			uint64_t *word = (uint64_t *)(self->memory + offset);
+
+			errors += *word != pattern(seeds[i], offset);
+			*word = pattern(seeds[i + 1], offset);
+		}
+	}
+	return errors;
+}
+
+TEST_F_TIMEOUT(during, cpu_writes, TIMEOUT)
+{
+	repeat(_metadata, self, cpu_once);
+}
+
+/* Every sixteenth page, which the device finds as it left it. */
+static unsigned long device_once(struct _test_data_during *self, unsigned long round)
+{
+	unsigned long errors = 0;
+	uint64_t found, other;
+	size_t offset;
+
+	for (offset = self->start; offset < self->end; offset += 16 * page_size) {
+		unsigned char *word = self->memory + offset;
+		uint64_t value = pattern(1, offset);
+
+		other = ~value;
+		errors += !!device_write(self->fd, word, 8, &other);
+		errors += !!device_read(self->fd, word, 8, &found);
+		errors += found != other;
+		errors += !!device_write(self->fd, word, 8, &value);
+	}
+	return errors;
+}
+
+TEST_F_TIMEOUT(during, device_writes, TIMEOUT)
+{
+	repeat(_metadata, self, device_once);
+}
+
+static unsigned long relocate_once(struct _test_data_during *self, unsigned long round)
+{
+	return moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->part, self->npages,
+		     TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_RELOCATE) < 0;
+}
+
+TEST_F_TIMEOUT(during, relocation, TIMEOUT)
+{
+	repeat(_metadata, self, relocate_once);
+}
+
+static unsigned long evict_once(struct _test_data_during *self, unsigned long round)
+{
+	struct test_hmm_migrate_evict argument;
+
+	return !!evict(self->fd, &argument) + edges_wrong(self);
+}
+
+TEST_F_TIMEOUT(during, eviction, TIMEOUT)
+{
+	repeat(_metadata, self, evict_once);
+}
+
+static unsigned long page_out_once(struct _test_data_during *self, unsigned long round)
+{
+	return !!madvise(self->part, self->length, round % 2 ? MADV_PAGEOUT :
+			 MADV_COLD) + edges_wrong(self);
+}
+
+TEST_F_TIMEOUT(during, madv_pageout, TIMEOUT)
+{
+	repeat(_metadata, self, page_out_once);
+}
+
+static unsigned long lock_once(struct _test_data_during *self, unsigned long round)
+{
+	return !!mlock(self->part, self->length) + edges_wrong(self) +
+	       !!munlock(self->part, self->length);
+}
+
+TEST_F_TIMEOUT(during, mlock, TIMEOUT)
+{
+	repeat(_metadata, self, lock_once);
+}
+
+static unsigned long split_once(struct _test_data_during *self, unsigned long round)
+{
+	return !split_folios(self->part, self->length) + edges_wrong(self);
+}
+
+TEST_F_TIMEOUT(during, split_huge_pages, TIMEOUT)
+{
+	repeat(_metadata, self, split_once);
+}
+
+TEST_HARNESS_MAIN
