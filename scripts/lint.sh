@@ -112,7 +112,8 @@ prepare()
 {
 	local files
 	mapfile -t files < <(fragments debug "$1")
-	configure "$1" "$o" "${files[@]}"
+	# With what the touched files need to be compiled at all.
+	configure "$1" "$o" "${files[@]}" "$SCRIPTS/config/lint.config"
 	kmake "$1" "$o" prepare modules_prepare
 }
 

@@ -127,7 +127,8 @@ class Run:
             for name, colour, word in KHUGEPAGED.findall(line):
                 if not re.match('(Save|Restore) THP', name):
                     self.add(context + name, COLOURS.get(colour, FAIL), word)
-            if line.strip() and '\x1b' not in line:
+                    self.last = ''
+            if line.strip() and '\x1b' not in line and not line.startswith('Run test: '):
                 self.last = line.strip()
 
     def complete(self):

@@ -209,6 +209,11 @@ class Report(unittest.TestCase):
         self.put('series', output('khugepaged', KHUGEPAGED.replace('table....', 'table......')))
         self.good()
 
+    def test_khugepaged_stops(self):
+        self.both(output('khugepaged', KHUGEPAGED))
+        self.put('series', output('khugepaged', KHUGEPAGED.replace('tmpfs... \x1b[33mSkip\x1b[0m', 'Unexpected huge page'), 1))
+        self.bad('tmpfs: no result on series', 'series 1 (Unexpected huge page)')
+
     def test_khugepaged_fails(self):
         self.both(output('khugepaged', KHUGEPAGED))
         self.put('series', output('khugepaged', KHUGEPAGED.replace('table.... \x1b[32mOK', 'table.... \x1b[31mFail'), 1))
