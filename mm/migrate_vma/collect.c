@@ -799,6 +799,12 @@ static enum migrate_left collect_huge(struct migrate_collect *collect,
 	return NR_MIGRATE_LEFT;
 }
 
+/* A folio, be it by an entry that is not present; and no page table. */
+static bool collect_maps_folio(pmd_t pmd)
+{
+	return is_swap_pmd(pmd) || pmd_trans_huge(pmd) || pmd_devmap(pmd);
+}
+
 /*
  * Collect [start, end) if a PMD maps it. Returns false if page tables do, be it
  * that what the PMD has mapped is split now.
@@ -810,9 +816,13 @@ static bool collect_pmd(struct migrate_collect *collect, pmd_t *pmdp,
 	enum migrate_left reason;
 	spinlock_t *ptl;	/* of the page table */
 
-	ptl = pmd_trans_huge_lock(pmdp, vma);
-	if (!ptl)
+	if (!collect_maps_folio(pmdp_get_lockless(pmdp)))
 		return false;
+	ptl = pmd_lock(vma->vm_mm, pmdp);
+	if (!collect_maps_folio(*pmdp)) {
+		spin_unlock(ptl);
+		return false;
+	}
 	if (is_huge_zero_pmd(*pmdp)) {
 		spin_unlock(ptl);
 		if (collect_huge_zero(collect, start, end))
