@@ -58,7 +58,6 @@ export HMM_MIGRATE_MODULE=/lib/test_hmm_migrate.ko
 insmod \$HMM_MIGRATE_MODULE || exit 100
 echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0 || exit 103
-mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 104
 # khugepaged must not make huge pages of what a test wants to be small.
 echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 # KUnit ran when the kernel booted. Its lines must not pass for this test's.

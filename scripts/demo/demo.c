@@ -118,6 +118,7 @@ static bool trip(struct device *device, const char *kind, void *memory,
 {
 	struct test_hmm_migrate_range range = {
 		.size = sizeof(range),
+		.flags = TEST_HMM_MIGRATE_HUGE,
 		.addr = (uintptr_t)memory,
 		.length = SIZE,
 	};

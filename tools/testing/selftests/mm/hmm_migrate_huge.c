@@ -10,8 +10,8 @@
  * Environment:
  *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
  *
- * Needs root; for all of the tests also gup_test, KSM, swap space and a memory
- * cgroup: hmm_migrate.sh sees to that.
+ * Needs root; for all of the tests also gup_test, KSM, cgroups of version 2, and
+ * swap space: hmm_migrate.sh sees to that.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
@@ -27,7 +27,7 @@
 #define HUGE_SIZE	(HUGE_PAGES * page_size)
 
 /* The time for what is done while another thread migrates, in milliseconds. */
-#define DURING		200
+#define DURING		400
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE	25
@@ -1222,10 +1222,10 @@ TEST_F_TIMEOUT(huge, copy_fails_in_a_cpu_fault, TIMEOUT)
 
 /* Within the device, and away from it */
 
-/* Which memory of the device it is; the address of coherent memory itself. */
-static bool same_place(uint64_t one, uint64_t other)
+/* The part of an entry of pagemap that says which memory it is. */
+static uint64_t frame_of(void *addr)
 {
-	return (one & PM_PFN) == (other & PM_PFN);
+	return pagemap_of(addr) & PM_PFN;
 }
 
 TEST_F_TIMEOUT(huge, relocation, TIMEOUT)
@@ -1234,13 +1234,13 @@ TEST_F_TIMEOUT(huge, relocation, TIMEOUT)
 	uint64_t before;
 
 	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	before = pagemap_of(self->memory);
+	before = frame_of(self->memory);
 	ASSERT_EQ(0, reset_statistics(self->fd));
 	EXPECT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 				    self->memory, HUGE_PAGES,
 				    TEST_HMM_MIGRATE_HUGE |
 				    TEST_HMM_MIGRATE_RELOCATE));
-	EXPECT_FALSE(same_place(before, pagemap_of(self->memory)));
+	EXPECT_NE(before, frame_of(self->memory));
 	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
 	EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
@@ -1971,6 +1971,21 @@ TEST_F_TIMEOUT(operation, mlock, TIMEOUT)
 	expect_pieces(_metadata, self, 1);
 }
 
+/* Memory on a device is not swapped out, whatever its entry looks like. */
+TEST_F_TIMEOUT(operation, mincore, TIMEOUT)
+{
+	unsigned char *vector = calloc(HUGE_PAGES, 1);
+	unsigned long i;
+
+	ASSERT_NE(NULL, vector);
+	ASSERT_EQ(0, mincore(self->part, self->length, vector));
+	for (i = 0; i < HUGE_PAGES; i++)
+		EXPECT_EQ(i < self->npages, vector[i]);
+	free(vector);
+	expect_on_the_device(_metadata, self);
+	expect_pieces(_metadata, self, 1);
+}
+
 static unsigned int online_nodes(void)
 {
 	unsigned int node;
@@ -2251,7 +2266,7 @@ TEST_F_TIMEOUT(operation, userfaultfd_write_protect, TIMEOUT)
 /* What is on the device is not missing, so that nothing is put onto it. */
 TEST_F_TIMEOUT(operation, userfaultfd_copy, TIMEOUT)
 {
-	int fd = open_userfaultfd(0);
+	int fd = open_userfaultfd(UFFD_FEATURE_SIGBUS);
 	unsigned char *buffer = malloc(HUGE_SIZE);
 	struct uffdio_copy copy = {
 		.dst = (uintptr_t)self->part,
@@ -2274,6 +2289,9 @@ TEST_F_TIMEOUT(operation, userfaultfd_copy, TIMEOUT)
 	EXPECT_EQ(-EEXIST, zero.zeropage);
 	expect_on_the_device(_metadata, self);
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+
+	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
 
 	/* Into the hole in the middle of it. */
 	ASSERT_EQ(0, madvise(self->part, self->length, MADV_DONTNEED));
@@ -2359,7 +2377,13 @@ TEST_F_TIMEOUT(operation, userfaultfd_move_onto, TIMEOUT)
 TEST_F_TIMEOUT(operation, pagemap, TIMEOUT)
 {
 	uint64_t here = variant->private ? PM_SWAP : PM_PRESENT;
+	/* Of a swap entry that is not present the type comes first, in 5 bits. */
+	uint64_t step = variant->private ? 1 << 5 : 1;
 
+	EXPECT_EQ(frame_of(self->memory) + self->start / page_size * step,
+		  frame_of(self->part));
+	EXPECT_EQ(frame_of(self->part) + (self->npages - 1) * step,
+		  frame_of(self->part + self->length - page_size));
 	EXPECT_EQ(HUGE_PAGES, pagemap_count(self->memory, HUGE_PAGES, here));
 	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SWAP | PM_PRESENT));
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, here));
