@@ -3,7 +3,6 @@
  * A driver with large folios, in outline: every name that it needs of the kernel,
  * as later kernels have them. It is compiled and not run.
  */
-#include <linux/huge_mm.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
