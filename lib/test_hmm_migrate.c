@@ -1451,7 +1451,6 @@ static vm_fault_t fault_move(struct vm_fault *vmf, struct batch *batch,
 	struct counts counts = {};
 
 	batch_reset(batch, npages);
-	batch->fates[i] = TEST_HMM_MIGRATE_NOT_SELECTED;
 	if (move_stages(&move, batch, NULL, &counts))
 		return VM_FAULT_SIGBUS;
 

@@ -708,6 +708,14 @@ static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
 		collect_split(collect);
 		cond_resched();
 	} while (addr < end);
+	/*
+	 * With an anon_vma, tables do not go away while mmap_lock is held. But
+	 * should one, then what is collected of it must not be met again.
+	 */
+	if (addr > start && addr < end) {
+		collect_remember_range(collect, addr, end);
+		return true;
+	}
 	return addr == end;
 }
 
@@ -912,9 +920,8 @@ static void collect_pass(struct migrate_collect *collect, unsigned long first,
 /*
  * Another look, and others, at what was locked; then the holders win.
  *
- * But a fault does not wait: it is repeated anyway, and has a reference to its
- * page meanwhile, so that whoever holds that page's lock could not migrate it. And
- * two faults in one range, each of which holds half of it, would only wait for
+ * But a fault does not wait: it has its own folio locked, and is repeated anyway.
+ * Two faults in one range, each of which holds a part of it, would only wait for
  * each other.
  */
 static void collect_locked_ones(struct migrate_collect *collect)

@@ -115,17 +115,23 @@ static bool device_take(struct device_collect *collect, unsigned long i,
 }
 
 /*
- * Get a reference to the folio of @page, if it has one still: the page may be free,
- * and then it may say that it is a tail of what is another folio now.
+ * Get a reference to the folio of @page. There is none if the page is free, and
+ * then it may say that it is a tail of what is another folio now.
  */
 static struct folio *device_try_get(struct page *page)
 {
-	struct folio *folio = page_folio(page);
-	unsigned long n = page_to_pfn(page) - folio_pfn(folio);
+	struct folio *folio;
 
-	if (!folio_try_get(folio))
-		return NULL;
-	if (likely(page_folio(page) == folio && n < folio_nr_pages(folio)))
+	for (;;) {
+		folio = page_folio(page);
+		if (!folio_try_get(folio))
+			return NULL;
+		if (likely(page_folio(page) == folio))
+			break;
+		/* Split, or freed and made ready again, just now. */
+		folio_put(folio);
+	}
+	if (page_to_pfn(page) - folio_pfn(folio) < folio_nr_pages(folio))
 		return folio;
 	folio_put(folio);
 	return NULL;
@@ -140,9 +146,12 @@ static bool device_lock_slot(struct device_collect *collect, unsigned long i)
 
 	/*
 	 * Before the reference is taken: it would make the migration fail that
-	 * has the lock. There is no need to be right.
+	 * has the lock. And a folio that is being split has no references for a
+	 * moment, but is not free. There is no need to be right. But without a
+	 * reference it may have become a tail page of a folio that is made ready
+	 * just now, so folio_test_locked() is not to be asked.
 	 */
-	if (folio_test_locked(folio) && folio_ref_count(folio))
+	if (test_bit(PG_locked, &folio->flags))
 		return true;
 	folio = device_try_get(page);
 	if (!folio) {

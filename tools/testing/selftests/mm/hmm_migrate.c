@@ -8,8 +8,8 @@
  *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
  *   HMM_MIGRATE_MODULE	path of test_hmm_migrate.ko, for the test that unloads it
  *
- * Needs root; for all of the tests also gup_test, hugetlbfs, KSM and swap space:
- * hmm_migrate.sh sees to that.
+ * Needs root; for all of the tests also gup_test, hugetlbfs, KSM and swap space,
+ * which hmm_migrate.sh provides.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"

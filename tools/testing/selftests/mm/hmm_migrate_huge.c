@@ -11,7 +11,7 @@
  *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
  *
  * Needs root; for all of the tests also gup_test, KSM, cgroups of version 2, and
- * swap space: hmm_migrate.sh sees to that.
+ * swap space, which hmm_migrate.sh provides.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
@@ -400,6 +400,24 @@ TEST_F_TIMEOUT(huge, there_and_back, TIMEOUT)
 	EXPECT_EQ(0, stats.allocated[0]);
 	EXPECT_EQ(HUGE_PAGES, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(HUGE_PAGES, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
+}
+
+/*
+ * A huge page of zeros is split. In ordinary memory its pages would become the
+ * zero page then; but somebody wants them on the device, where besides not
+ * everybody can read them.
+ */
+TEST_F_TIMEOUT(huge, zeros_stay_on_the_device, TIMEOUT)
+{
+	memset(self->memory, 0, HUGE_SIZE);
+	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(1, huge_to_system(self->fd, self->memory, 1));
+	EXPECT_EQ(HUGE_PAGES - 1, pages_at(self->fd, self->memory, HUGE_PAGES,
+					   TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(HUGE_PAGES - 1, device_used(self->fd, HUGE_PAGES - 1));
+	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, HUGE_SIZE, ZEROS));
+	EXPECT_EQ(HUGE_PAGES - 1, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
 }
 
 TEST_F_TIMEOUT(huge, without_the_flag, TIMEOUT)
@@ -2591,9 +2609,12 @@ static bool split_folios(void *addr, size_t size)
 	return !fclose(file) && written;
 }
 
+/* It splits what the CPU can address, and leaves the rest alone. */
 TEST_F_TIMEOUT(operation, split_huge_pages, TIMEOUT)
 {
 	ASSERT_TRUE(split_folios(self->part, self->length));
+	EXPECT_EQ(variant->private, huge_at(self->fd, self->memory,
+					    TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
 				       TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
