@@ -8,7 +8,7 @@
 MAKEFLAGS += --no-print-directory
 
 # What a user may set on make's command line reaches the scripts by name.
-export KDIR CONFIG TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS
+export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS
 
 .PHONY: help tree kernel kselftest regress bench profile demo check lint mutants \
 	export bisect mbox clean
@@ -24,6 +24,7 @@ help:		## show this list
 	@echo '  TESTS="a b"     make kselftest: only tests a and b, by name or as the TAP says'
 	@echo '                  make regress: only these lines of scripts/regress/tests'
 	@echo '  TRIPS=n         make kselftest: repeat the round trips n times'
+	@echo '  SIZES="64k 2m"  make profile: these folio sizes (4k 16k 64k 1m 2m; default: 4k 2m)'
 	@echo '  MUTANTS="a b"   make mutants: only these files of scripts/mutants'
 
 demo:		## migrate memory to a device and back in a VM, and show what moved

@@ -210,7 +210,9 @@ struct flight {
  * @fault_page: the page that the CPU faulted on, or NULL
  * @to_device: direction
  * @skip_holes: leave holes alone
- * @huge: take what is as large as a huge page whole
+ * @select: which large folios are taken whole, MIGRATE_VMA_SELECT_COMPOUND or
+ *	    MIGRATE_VMA_SELECT_LARGE; 0 for none
+ * @hole_order: the order of the folios for holes
  * @relocate: from the device to the same device
  */
 struct move {
@@ -221,7 +223,8 @@ struct move {
 	struct page *fault_page;
 	bool to_device;
 	bool skip_holes;
-	bool huge;
+	unsigned long select;
+	unsigned int hole_order;
 	bool relocate;
 };
 
@@ -1170,27 +1173,64 @@ static u8 move_folio(struct move *move, struct batch *batch, unsigned long i,
 	return from ? TEST_HMM_MIGRATE_MOVED : TEST_HMM_MIGRATE_FILLED;
 }
 
+/* Is there room for a hole of @order at slot @i? */
+static bool hole_is_large(struct move *move, struct batch *batch,
+			  unsigned long i, unsigned int order)
+{
+	unsigned long addr = move->start + (i << PAGE_SHIFT);
+	unsigned long end = i + (1UL << order);
+
+	if (!IS_ALIGNED(addr, PAGE_SIZE << order) || end > batch->npages)
+		return false;
+	for (; i < end; i++)
+		if (batch->src[i] != MIGRATE_PFN_MIGRATE)
+			return false;
+	return true;
+}
+
 /* The order of what slot @i stands for: a folio, or a hole. */
-static unsigned int unit_order(struct batch *batch, unsigned long i)
+static unsigned int unit_order(struct move *move, struct batch *batch,
+			       unsigned long i)
 {
 	struct page *page = migrate_pfn_to_page(batch->src[i]);
 
-	if (!(batch->src[i] & MIGRATE_PFN_COMPOUND))
-		return 0;
-	return page ? folio_order(page_folio(page)) : HUGE_ORDER;
+	if (batch->src[i] & MIGRATE_PFN_COMPOUND)
+		return page ? folio_order(page_folio(page)) : HUGE_ORDER;
+	if (move->hole_order && hole_is_large(move, batch, i, move->hole_order))
+		return move->hole_order;
+	return 0;
 }
 
-/* The same for all its pages one by one, as there is no memory for it whole. */
+/* The next smaller order: there are no anonymous folios of order 1. */
+static unsigned int smaller_order(struct move *move, unsigned int order)
+{
+	if (!(move->select & MIGRATE_VMA_SELECT_LARGE) || order <= 2)
+		return 0;
+	return order - 1;
+}
+
+/*
+ * As there is no memory for a unit whole: the same for its parts. They do not get
+ * larger on the way, for which the unit would have to be split unevenly.
+ */
 static void move_unit_in_parts(struct move *move, struct batch *batch,
 			       unsigned long first, unsigned int order)
 {
 	struct page *from = migrate_pfn_to_page(batch->src[first]);
-	unsigned long i;
+	unsigned long end = 1UL << order, i = 0;
+	u8 fate;
 
-	for (i = 0; i < 1UL << order; i++)
-		batch->fates[first + i] =
-			move_folio(move, batch, first + i, batch->src[first],
-				   from ? from + i : NULL, 0);
+	order = smaller_order(move, order);
+	while (i < end) {
+		fate = move_folio(move, batch, first + i, batch->src[first],
+				  from ? from + i : NULL, order);
+		if (fate == TEST_HMM_MIGRATE_NO_DESTINATION && order) {
+			order = smaller_order(move, order);
+			continue;
+		}
+		memset(batch->fates + first + i, fate, 1UL << order);
+		i += 1UL << order;
+	}
 }
 
 /* Find memory for what slot @i stands for. */
@@ -1220,10 +1260,22 @@ static void move_pages_contents(struct move *move, struct batch *batch)
 	unsigned int order;
 
 	for (i = 0; i < batch->npages; i = next) {
-		order = unit_order(batch, i);
+		order = unit_order(move, batch, i);
 		next = i + (1UL << order);
 		move_unit(move, batch, i, order);
 	}
+}
+
+/* How many slots does what migrate_vma_pages() has made of slot @i have? */
+static unsigned long settled_pages(struct batch *batch, unsigned long i)
+{
+	struct page *page = migrate_pfn_to_page(batch->src[i]);
+
+	if (batch->src[i] & MIGRATE_PFN_COMPOUND && page)
+		return folio_nr_pages(page_folio(page));
+	/* Of a hole, what fills it says how large it is. */
+	page = page ? NULL : migrate_pfn_to_page(batch->dst[i]);
+	return page ? folio_nr_pages(page_folio(page)) : 1;
 }
 
 /* After migrate_vma_pages(), which takes MIGRATE away from what it refuses. */
@@ -1237,7 +1289,7 @@ static void move_settle(struct move *move, struct batch *batch,
 
 		if (i >= next) {
 			src = batch->src[i];
-			next = i + (1UL << unit_order(batch, i));
+			next = i + settled_pages(batch, i);
 		}
 		if (*fate >= TEST_HMM_MIGRATE_MOVED &&
 		    !(src & MIGRATE_PFN_MIGRATE))
@@ -1269,8 +1321,7 @@ static int move_stages(struct move *move, struct batch *batch,
 		.src = batch->src,
 		.dst = batch->dst,
 		.pgmap_owner = move->device,
-		.flags = move_select(move) |
-			 (move->huge ? MIGRATE_VMA_SELECT_COMPOUND : 0),
+		.flags = move_select(move) | move->select,
 		.fault_page = move->fault_page,
 	};
 	u64 then = ktime_get_ns();
@@ -1360,7 +1411,7 @@ static int client_move(struct client *client,
 		.to_device = to_device,
 		.skip_holes = range->flags & (TEST_HMM_MIGRATE_SKIP_HOLES |
 					      TEST_HMM_MIGRATE_RELOCATE),
-		.huge = range->flags & TEST_HMM_MIGRATE_HUGE,
+		.hole_order = range->hole_order,
 		.relocate = range->flags & TEST_HMM_MIGRATE_RELOCATE,
 	};
 	unsigned long chunk = range->chunk ?: DEFAULT_CHUNK;
@@ -1369,6 +1420,10 @@ static int client_move(struct client *client,
 	struct batch batch;
 	int ret;
 
+	if (range->flags & TEST_HMM_MIGRATE_HUGE)
+		move.select = MIGRATE_VMA_SELECT_COMPOUND;
+	if (range->flags & TEST_HMM_MIGRATE_LARGE)
+		move.select = MIGRATE_VMA_SELECT_LARGE;
 	ret = batch_alloc(&batch, min(chunk, range->length) >> PAGE_SHIFT);
 	while (!ret && addr < end) {
 		ret = client_move_chunk(client, addr, end, chunk, &move,
@@ -1384,7 +1439,7 @@ static int client_move(struct client *client,
 static long client_migrate(struct client *client,
 			   struct test_hmm_migrate_range *range, bool to_device)
 {
-	u32 flags = TEST_HMM_MIGRATE_HUGE |
+	u32 flags = TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_LARGE |
 		    (to_device ? TEST_HMM_MIGRATE_SKIP_HOLES |
 				 TEST_HMM_MIGRATE_RELOCATE : 0);
 	struct mm_struct *mm = client->mm;
@@ -1394,6 +1449,11 @@ static long client_migrate(struct client *client,
 	if (range->flags & ~flags)
 		return -EINVAL;
 	if (!PAGE_ALIGNED(range->chunk) || range->chunk > MAX_CHUNK)
+		return -EINVAL;
+	if (range->reserved || range->hole_order > MAX_ORDER_DEVICE)
+		return -EINVAL;
+	if (range->hole_order &&
+	    (!to_device || !(range->flags & TEST_HMM_MIGRATE_LARGE)))
 		return -EINVAL;
 	ret = check_range(range->addr, range->length);
 	if (ret)
@@ -1446,7 +1506,7 @@ static vm_fault_t fault_move(struct vm_fault *vmf, struct batch *batch,
 		.vma = vmf->vma,
 		.start = start,
 		.fault_page = vmf->page,
-		.huge = true,
+		.select = MIGRATE_VMA_SELECT_LARGE,
 	};
 	struct counts counts = {};
 
@@ -1516,7 +1576,10 @@ static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
 			       unsigned long npages, struct counts *counts)
 {
 	struct batch *batch = &device->evict_batch;
-	struct move move = { .device = device, .huge = true };
+	struct move move = {
+		.device = device,
+		.select = MIGRATE_VMA_SELECT_LARGE,
+	};
 	u64 then;
 
 	batch_reset(batch, npages);

@@ -103,25 +103,33 @@ struct test_hmm_migrate_info {
 #define TEST_HMM_MIGRATE_HUGE		0x2
 /* From the device's own memory to other memory of it. To the device only. */
 #define TEST_HMM_MIGRATE_RELOCATE	0x4
+/* Take folios of every order whole, and what is as large as a huge page. */
+#define TEST_HMM_MIGRATE_LARGE		0x8
 
 /**
  * struct test_hmm_migrate_range - migrate a range to the device, or back
  * @size: size of this structure in bytes
  * @flags: TEST_HMM_MIGRATE_SKIP_HOLES, TEST_HMM_MIGRATE_HUGE,
- *	   TEST_HMM_MIGRATE_RELOCATE
+ *	   TEST_HMM_MIGRATE_RELOCATE, TEST_HMM_MIGRATE_LARGE
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size
  * @chunk: bytes for each trip through the stages, a multiple of the page size,
  *	   at most 1 GiB; 0 means 2 MiB, or a huge page if that is larger. A
  *	   chunk ends at an address that is a multiple of this, or where the vma
  *	   ends.
+ * @hole_order: to the device with TEST_HMM_MIGRATE_LARGE: what the folios for
+ *	   holes are large as, where the range leaves room for it; 0 means small
+ *	   pages, and huge ones where a page fault would put them
+ * @reserved: must be 0
  * @pages: (out) number of pages by what became of them; on success the sum is
  *	   all pages of the range
  * @time: (out) nanoseconds by part
  *
  * Pages that cannot move stay where they were and are counted; that alone is
- * no error. Where there is no memory for a huge page, small pages are taken.
+ * no error. Where there is no memory for a large folio, smaller ones are taken,
+ * with TEST_HMM_MIGRATE_LARGE of every order, else small pages.
  *
+ * EINVAL: a @hole_order that does not exist, or without its flag.
  * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or
  * device memory for example. What lies before it has been dealt with.
  */
@@ -131,6 +139,8 @@ struct test_hmm_migrate_range {
 	__u64 addr;
 	__u64 length;
 	__u64 chunk;
+	__u32 hole_order;
+	__u32 reserved;
 	__u64 pages[TEST_HMM_MIGRATE_FATES];
 	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
 };

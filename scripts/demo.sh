@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs scripts/demo/demo.c in a VM on the bench kernel with the series: it
-# migrates memory to a device and back and prints what moved. Time counts
-# instructions there, one a nanosecond, so the figures are the same everywhere.
+# migrates memory to a device and back and prints what moved; and picture.c, which
+# draws it. Time counts instructions there, one a nanosecond, so the figures are the
+# same everywhere. The picture is also in build/demo/picture.svg.
 
 . "$(dirname "$0")/lib.sh"
 NAME=demo
@@ -14,13 +15,28 @@ o=.bench
 	die "the series has no lib/test_hmm_migrate.c yet: there is no device to migrate to."
 log=$LOGS/demo
 mkdir -p "$log"
-static_program "$TREE" "$o" "$SCRIPTS/demo/demo.c" "$TREE/$o/demo" >"$log/build.log" 2>&1 ||
-	die "scripts/demo/demo.c does not build: see $(rel "$log/build.log")."
+for program in demo picture; do
+	static_program "$TREE" "$o" "$SCRIPTS/demo/$program.c" "$TREE/$o/$program" >"$log/build.log" 2>&1 ||
+		die "scripts/demo/$program.c does not build: see $(rel "$log/build.log")."
+done
 cat >"$log/run" <<E2
 insmod /lib/test_hmm_migrate.ko || exit 100
-demo
+demo || exit
+picture -o /tmp/picture.svg
+rc=\$?
+echo '@@ picture'
+cat /tmp/picture.svg
+echo '@@ end'
+exit \$rc
 E2
-"$SCRIPTS/vm.sh" --kernel "$TREE/$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" --icount \
+rc=0
+"$SCRIPTS/vm.sh" --kernel "$TREE/$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" --icount --quiet \
 	--file "$TREE/$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko" \
-	--file "$TREE/$o/demo:/bin/demo" --timeout 600 ||
+	--file "$TREE/$o/demo:/bin/demo" --file "$TREE/$o/picture:/bin/picture" --timeout 600 || rc=$?
+# The drawing comes by the same line as what is to be read.
+mkdir -p "$BUILD/demo"
+tr -d '\r' <"$log/output.log" | sed -n '/^@@ picture/,/^@@ end/{/^@@/!p}' >"$BUILD/demo/picture.svg"
+tr -d '\r' <"$log/output.log" | sed '/^@@ picture/,/^@@ end/d; /^@@ vm: /d'
+[ $rc -eq 0 ] ||
 	die "the demonstration failed in the VM: see $(rel "$log/output.log")."
+say "the picture: $(rel "$BUILD/demo/picture.svg")"

@@ -29,7 +29,7 @@ fi
 o=.$config
 tests=$tree/tools/testing/selftests/mm
 programs=() files=()
-for program in hmm_migrate hmm_migrate_huge; do
+for program in hmm_migrate hmm_migrate_large; do
 	[ -e "$tests/$program.c" ] || continue
 	programs+=("$program")
 	files+=(--file "$tree/$o/$program:/bin/$program")

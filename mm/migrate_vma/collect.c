@@ -51,6 +51,28 @@ bool migrate_backoff(unsigned int pass)
 	return true;
 }
 
+migrate_swp_step_t migrate_swp_step __ro_after_init;
+bool migrate_swp_adds __ro_after_init;
+
+/*
+ * Each bit of the pfn is where the one below it says: then nothing is carried from
+ * a piece of the field into another.
+ */
+static int __init migrate_swp_init(void)
+{
+	pte_t pte = swp_entry_to_pte(make_readable_migration_entry(0));
+	unsigned int bit;
+
+	migrate_swp_step = pte_val(pte_next_swp_offset(pte)) - pte_val(pte);
+	for (bit = 0; bit < SWP_PFN_BITS; bit++)
+		if (pte_val(pte_move_swp_offset(pte, 1UL << bit)) !=
+		    pte_val(pte) + (migrate_swp_step << bit))
+			return 0;
+	migrate_swp_adds = true;
+	return 0;
+}
+early_initcall(migrate_swp_init);
+
 /**
  * struct migrate_collect - one pass over the page tables
  * @migrate: the caller's range
@@ -151,19 +173,21 @@ static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
 	migrate_passed_hole(collect->tally, 0);
 }
 
-/* A unit as large as a PMD maps; in another pass its slots are remembered ones. */
-static void collect_huge_slot(struct migrate_collect *collect,
-			      unsigned long *slot, unsigned long entry)
+/* A large unit; in another pass its slots are remembered ones. */
+static void collect_large_slot(struct migrate_collect *collect,
+			       unsigned long *slot, unsigned long entry,
+			       unsigned int order)
 {
 	if (collect->again)
-		memset(slot, 0, sizeof(*slot) << MIGRATE_HUGE_ORDER);
+		memset(slot, 0, sizeof(*slot) << order);
 	*slot = entry | MIGRATE_PFN_COMPOUND;
 }
 
 static void collect_huge_hole(struct migrate_collect *collect,
 			      unsigned long *slot)
 {
-	collect_huge_slot(collect, slot, MIGRATE_PFN_MIGRATE);
+	collect_large_slot(collect, slot, MIGRATE_PFN_MIGRATE,
+			   MIGRATE_HUGE_ORDER);
 	migrate_passed_hole(collect->tally, MIGRATE_HUGE_ORDER);
 }
 
@@ -194,11 +218,19 @@ static int collect_holes(unsigned long start, unsigned long end,
 	return 0;
 }
 
+/* Does the caller take folios of @order whole? */
+static bool collect_takes(struct migrate_vma *migrate, unsigned int order)
+{
+	if (migrate->flags & MIGRATE_VMA_SELECT_LARGE)
+		return true;
+	return (migrate->flags & MIGRATE_VMA_SELECT_COMPOUND) &&
+	       order == MIGRATE_HUGE_ORDER;
+}
+
 static bool collect_takes_huge(struct migrate_vma *migrate)
 {
 	return thp_migration_supported() &&
-	       (migrate->flags & (MIGRATE_VMA_SELECT_COMPOUND |
-				  MIGRATE_VMA_SELECT_LARGE));
+	       collect_takes(migrate, MIGRATE_HUGE_ORDER);
 }
 
 /*
@@ -245,6 +277,56 @@ static void collect_left_range(struct migrate_collect *collect,
 	}
 }
 
+/* The pfn of what @pte maps that can be a unit's; 0 if it maps no such thing. */
+static unsigned long collect_pte_pfn(pte_t pte)
+{
+	swp_entry_t entry;
+
+	if (pte_present(pte))
+		return pte_pfn(pte);
+	if (pte_none(pte))
+		return 0;
+	entry = pte_to_swp_entry(pte);
+	return is_device_private_entry(entry) ? swp_offset_pfn(entry) : 0;
+}
+
+/*
+ * How many entries from the run's first one on map the pages of its folio one
+ * after the other, whatever else they say. Under the page-table lock: as long as
+ * an entry maps it, a folio is not split.
+ */
+static unsigned int collect_mapped(const struct migrate_run *run, pte_t *ptep,
+				   unsigned int max_nr)
+{
+	unsigned long pfn = page_to_pfn(run->page);
+	unsigned int nr;
+
+	max_nr = min_t(unsigned long, max_nr, folio_nr_pages(run->folio) -
+		       folio_page_idx(run->folio, run->page));
+	for (nr = 1; nr < max_nr; nr++)
+		if (collect_pte_pfn(ptep_get(ptep + nr)) != pfn + nr)
+			break;
+	return nr;
+}
+
+/* PageAnonExclusive() asks first whether it is hugetlb's, and this one is not. */
+static __always_inline bool migrate_page_exclusive(struct page *page)
+{
+	return test_bit(PG_anon_exclusive, &page->flags);
+}
+
+/* How many of the first @nr pages are exclusive, or are not, as the first one is. */
+static unsigned int migrate_run_exclusive(const struct migrate_run *run,
+					  unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 1; i < nr; i++)
+		if (migrate_page_exclusive(run->page + i) != run->exclusive)
+			break;
+	return i;
+}
+
 /**
  * migrate_run_length() - how many entries are alike
  * @run: the run, whose folio is locked
@@ -266,16 +348,16 @@ static unsigned int migrate_run_length(struct migrate_run *run, pte_t *ptep,
 
 	max_nr = min_t(unsigned long, max_nr, folio_nr_pages(run->folio) -
 		       folio_page_idx(run->folio, run->page));
+	if (!pte_present(expected)) {
+		nr = migrate_swp_run_length(ptep, expected, max_nr);
+		return migrate_run_exclusive(run, nr);
+	}
 	for (nr = 1; nr < max_nr; nr++) {
-		expected = pte_present(expected) ?
-			   pte_advance_pfn(expected, 1) :
-			   pte_next_swp_offset(expected);
+		expected = pte_advance_pfn(expected, 1);
 		if (!pte_same(ptep_get(ptep + nr), expected))
 			break;
-		if (PageAnonExclusive(run->page + nr) != run->exclusive)
-			break;
 	}
-	return nr;
+	return migrate_run_exclusive(run, nr);
 }
 
 /* The migration entry that brings back all that the run's first entry says. */
@@ -321,47 +403,19 @@ static __always_inline void
 migrate_run_clear(struct migrate_run *run, struct vm_area_struct *vma,
 		  unsigned long addr, pte_t *ptep, unsigned int nr)
 {
+	bool soft_dirty = pte_soft_dirty(run->pte);
 	unsigned int i;
 
-	if (!pte_present(run->pte)) {
-		clear_not_present_full_ptes(vma->vm_mm, addr, ptep, nr, 0);
+	/* Nobody else changes these: they can just be overwritten. */
+	if (!pte_present(run->pte))
 		return;
-	}
 	for (i = 0; i < nr; i++)
 		flush_cache_page(vma, addr + i * PAGE_SIZE,
 				 page_to_pfn(run->page + i));
 	run->pte = get_and_clear_full_ptes(vma->vm_mm, addr, ptep, nr, 0);
-}
-
-static __always_inline void
-collect_set(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte,
-	    unsigned int nr)
-{
-	unsigned int i;
-
-	set_pte_at(mm, addr, ptep, pte);
-	for (i = 1; i < nr; i++) {
-		pte = pte_next_swp_offset(pte);
-		set_pte_at(mm, addr + i * PAGE_SIZE, ptep + i, pte);
-	}
-}
-
-/*
- * Pages that are no longer exclusive cannot be pinned any more. Returns how many
- * of the first pages are so; the next one was pinned before its entry was
- * cleared.
- */
-static __always_inline unsigned int
-migrate_run_share(struct migrate_run *run, unsigned int nr)
-{
-	unsigned int i;
-
-	if (!run->exclusive)
-		return nr;
-	for (i = 0; i < nr; i++)
-		if (folio_try_share_anon_rmap_pte(run->folio, run->page + i))
-			break;
-	return i;
+	/* It gathers the dirty bits, and pte_mkdirty() brings this one along. */
+	if (nr > 1 && !soft_dirty)
+		run->pte = pte_clear_soft_dirty(run->pte);
 }
 
 /**
@@ -373,36 +427,38 @@ migrate_run_share(struct migrate_run *run, unsigned int nr)
  * @nr: how many they are, see migrate_run_length()
  * @rmap: what is to be accounted for
  *
- * The reference that the first mapping had becomes the caller's. The caller
- * flushes the TLB before it drops the page-table lock.
+ * The references that the mappings had become the caller's. The caller flushes the
+ * TLB before it drops the page-table lock.
  *
  * Context: under the page-table lock.
- * Return: how many are replaced; the next one is pinned and stays as it was.
+ * Return: false if a page may be pinned; then they stay as they were.
  */
-static __always_inline unsigned int
+static __always_inline bool
 migrate_run_unmap(struct migrate_run *run, struct vm_area_struct *vma,
 		  unsigned long addr, pte_t *ptep, unsigned int nr,
 		  struct rmap_batch *rmap)
 {
-	unsigned int shared;
-
 	migrate_run_clear(run, vma, addr, ptep, nr);
-	shared = migrate_run_share(run, nr);
-	if (unlikely(shared < nr))
-		set_ptes(vma->vm_mm, addr + shared * PAGE_SIZE, ptep + shared,
-			 pte_advance_pfn(run->pte, shared), nr - shared);
-	if (!shared)
-		return 0;
+	/* Pages that are no longer exclusive cannot be pinned any more. */
+	if (run->exclusive &&
+	    folio_try_share_anon_rmap_ptes(run->folio, run->page, nr)) {
+		set_ptes(vma->vm_mm, addr, ptep, run->pte, nr);
+		return false;
+	}
 
 	/* Nobody can make it dirty through these entries any more. */
 	if (pte_present(run->pte) && pte_dirty(run->pte))
 		folio_mark_dirty(run->folio);
 
-	collect_set(vma->vm_mm, addr, ptep, migrate_run_swp_pte(run), shared);
-	folio_remove_rmap_ptes_batch(run->folio, run->page, shared, vma, rmap);
-	if (shared > 1)
-		folio_ref_sub(run->folio, shared - 1);
-	return shared;
+	migrate_set_swp_ptes(vma->vm_mm, addr, ptep, migrate_run_swp_pte(run),
+			     nr);
+	if (nr > 1 && nr == folio_nr_pages(run->folio) &&
+	    folio_mapcount(run->folio) == nr)
+		folio_remove_whole_anon_rmap_batch(run->folio, vma, rmap);
+	else
+		folio_remove_rmap_ptes_batch(run->folio, run->page, nr, vma,
+					     rmap);
+	return true;
 }
 
 static bool collect_is_hole(struct migrate_vma *migrate, pte_t pte)
@@ -559,36 +615,145 @@ static bool collect_split(struct migrate_collect *collect)
 
 /*
  * Find out what the run's first entry maps, and lock it. The page table keeps it
- * from going away. A large folio that page tables map is split: then @split is
- * set, and the reason is MIGRATE_LEFT_LARGE.
+ * from going away.
  */
-static enum migrate_left collect_lock(struct migrate_collect *collect,
-				      struct migrate_run *run,
-				      unsigned long addr)
+static __always_inline enum migrate_left
+collect_lock(struct migrate_collect *collect, struct migrate_run *run,
+	     unsigned long addr)
 {
 	enum migrate_left reason = collect_look_up(collect, run, addr);
 
 	if (reason != NR_MIGRATE_LEFT)
 		return reason;
-	reason = collect_lock_folio(collect, run);
-	if (reason != NR_MIGRATE_LEFT)
-		return reason;
-	if (unlikely(folio_test_large(run->folio))) {
-		if (run->folio == collect->whole)
-			migrate_folio_unlock(run->folio,
-					     collect->fault_page);
-		else
-			collect_stop_to_split(collect, run);
-		return MIGRATE_LEFT_LARGE;
+	return collect_lock_folio(collect, run);
+}
+
+/*
+ * What the run's first entry maps is locked by somebody, or cannot move. Returns
+ * how many entries that settles: of a large folio all that are here. Were it
+ * unlocked between two of them, the rest would be taken for a part of a folio.
+ */
+static noinline unsigned int collect_stays(struct migrate_collect *collect,
+				  struct migrate_run *run, unsigned long *slot,
+				  pte_t *ptep, unsigned int max_nr,
+				  enum migrate_left reason)
+{
+	unsigned int nr = 1, i;
+
+	if (run->folio && folio_test_large(run->folio))
+		nr = collect_mapped(run, ptep, max_nr);
+	for (i = 0; i < nr; i++)
+		collect_left_or_remember(collect, slot + i, reason);
+	return nr;
+}
+
+/* The run that begins with page @first of the folio of @run; its entry is at @ptep. */
+static void collect_next_run(struct migrate_run *run, unsigned int first,
+			     pte_t *ptep)
+{
+	run->pte = ptep_get(ptep);
+	run->page = folio_page(run->folio, first);
+	run->exclusive = migrate_page_exclusive(run->page);
+	run->write = pte_present(run->pte) ? pte_write(run->pte) :
+		is_writable_device_private_entry(pte_to_swp_entry(run->pte));
+}
+
+/*
+ * Replace all entries of a large folio by migration entries, run by run; the first
+ * run has @nr. Returns how many are; all but one of the references are dropped. If
+ * a page is pinned, that is where it ends.
+ */
+static unsigned int collect_unmap_large(struct migrate_collect *collect,
+					struct migrate_run run, unsigned int nr,
+					unsigned long addr, pte_t *ptep,
+					bool *write)
+{
+	struct vm_area_struct *vma = collect->migrate->vma;
+	unsigned int nr_pages = folio_nr_pages(run.folio), done = 0;
+
+	while (migrate_run_unmap(&run, vma, addr + done * PAGE_SIZE,
+				 ptep + done, nr, &collect->rmap)) {
+		*write &= run.write;
+		done += nr;
+		if (done == nr_pages)
+			break;
+		collect_next_run(&run, done, ptep + done);
+		nr = migrate_run_length(&run, ptep + done, nr_pages - done);
 	}
-	run->exclusive = PageAnonExclusive(run->page);
-	return NR_MIGRATE_LEFT;
+	if (done > 1)
+		folio_ref_sub(run.folio, done - 1);
+	return done;
+}
+
+/*
+ * Collect a large folio that is locked, and is to migrate whole: the entries from
+ * @ptep on map all of it, and the first @nr of them are alike.
+ *
+ * Pinned pages are found out before their entries are touched. Should one be
+ * pinned by GUP-fast at this moment, then the folio is still mapped; the unmap
+ * stage finds that, and puts all of it back.
+ */
+static void collect_whole(struct migrate_collect *collect,
+			  struct migrate_run *run, unsigned int nr,
+			  unsigned long *slot, unsigned long addr, pte_t *ptep)
+{
+	unsigned int nr_pages = folio_nr_pages(run->folio), done = 0, i;
+	unsigned long flags = MIGRATE_PFN_MIGRATE;
+	bool write = true;
+
+	if (!folio_maybe_dma_pinned(run->folio))
+		done = collect_unmap_large(collect, *run, nr, addr, ptep,
+					   &write);
+	if (!done) {
+		migrate_folio_unlock(run->folio, collect->fault_page);
+		for (i = 0; i < nr_pages; i++)
+			collect_left(collect, slot + i, MIGRATE_LEFT_PINNED);
+		return;
+	}
+	if (write)
+		flags |= MIGRATE_PFN_WRITE;
+	if (unlikely(done < nr_pages))
+		flags |= MIGRATE_PFN_RMAP;
+	collect_large_slot(collect, slot,
+			   migrate_pfn(page_to_pfn(run->page)) | flags,
+			   folio_order(run->folio));
+	migrate_passed(collect->tally, folio_order(run->folio));
+}
+
+/*
+ * Collect what begins at @ptep and maps a large folio, which is locked. What the
+ * caller does not take, or is not whole here, is split: then the walk has to stop.
+ * In several pieces is also what lies in two page tables.
+ */
+static noinline unsigned int collect_large(struct migrate_collect *collect,
+				  struct migrate_run *run, unsigned long *slot,
+				  unsigned long addr, pte_t *ptep,
+				  unsigned int max_nr)
+{
+	unsigned int nr_pages = folio_nr_pages(run->folio), nr;
+
+	if (collect_takes(collect->migrate, folio_order(run->folio))) {
+		run->exclusive = migrate_page_exclusive(run->page);
+		nr = migrate_run_length(run, ptep, max_nr);
+		if (nr == nr_pages ||
+		    collect_mapped(run, ptep, max_nr) == nr_pages) {
+			collect_whole(collect, run, nr, slot, addr, ptep);
+			return nr_pages;
+		}
+	}
+	if (run->folio != collect->whole) {
+		collect_stop_to_split(collect, run);
+		return 0;
+	}
+	migrate_folio_unlock(run->folio, collect->fault_page);
+	collect_left(collect, slot, MIGRATE_LEFT_LARGE);
+	return 1;
 }
 
 /*
  * Collect what begins at @ptep, @max_nr entries at most. Returns how many are
- * done, and in @unmapped whether they were present and are replaced. None are done
- * if the walk has to stop.
+ * done, and in @unmapped whether they were present and may be replaced. None are
+ * done if the walk has to stop.
  */
 static unsigned int collect_entries(struct migrate_collect *collect,
 				    unsigned long *slot, unsigned long addr,
@@ -598,40 +763,30 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 	struct vm_area_struct *vma = collect->migrate->vma;
 	struct migrate_run run = { .pte = ptep_get(ptep) };
 	enum migrate_left reason;
-	unsigned int nr;
 
 	if (collect_is_hole(collect->migrate, run.pte)) {
 		collect_hole(collect, slot);
 		return 1;
 	}
 	reason = collect_lock(collect, &run, addr);
-	if (unlikely(reason != NR_MIGRATE_LEFT)) {
-		if (collect->split)
-			return 0;
-		collect_left_or_remember(collect, slot, reason);
-		return 1;
-	}
+	if (unlikely(reason != NR_MIGRATE_LEFT))
+		return collect_stays(collect, &run, slot, ptep, max_nr, reason);
 
-	/* As in zap_present_ptes(): the common case without any loop. */
-	if (likely(!folio_test_large(run.folio))) {
-		nr = migrate_run_unmap(&run, vma, addr, ptep, 1,
-				       &collect->rmap);
-	} else {
-		nr = migrate_run_length(&run, ptep, max_nr);
-		nr = migrate_run_unmap(&run, vma, addr, ptep, nr,
-				       &collect->rmap);
-	}
-	if (!nr) {
+	*unmapped = pte_present(run.pte);
+	if (unlikely(folio_test_large(run.folio)))
+		return collect_large(collect, &run, slot, addr, ptep, max_nr);
+
+	/* The common case, without any loop. */
+	run.exclusive = migrate_page_exclusive(run.page);
+	if (!migrate_run_unmap(&run, vma, addr, ptep, 1, &collect->rmap)) {
 		migrate_folio_unlock(run.folio, collect->fault_page);
 		collect_left(collect, slot, MIGRATE_LEFT_PINNED);
 		return 1;
 	}
-
 	*slot = migrate_pfn(page_to_pfn(run.page)) | MIGRATE_PFN_MIGRATE |
 		(run.write ? MIGRATE_PFN_WRITE : 0);
 	migrate_passed(collect->tally, 0);
-	*unmapped = pte_present(run.pte);
-	return nr;
+	return 1;
 }
 
 /*
@@ -775,10 +930,11 @@ static enum migrate_left collect_unmap_pmd(struct migrate_collect *collect,
 		migrate_folio_unlock(run->folio, collect->fault_page);
 		return MIGRATE_LEFT_PINNED;
 	}
-	collect_huge_slot(collect, collect_slot(collect, addr),
-			  migrate_pfn(page_to_pfn(run->page)) |
-			  MIGRATE_PFN_MIGRATE |
-			  (run->write ? MIGRATE_PFN_WRITE : 0));
+	collect_large_slot(collect, collect_slot(collect, addr),
+			   migrate_pfn(page_to_pfn(run->page)) |
+			   MIGRATE_PFN_MIGRATE |
+			   (run->write ? MIGRATE_PFN_WRITE : 0),
+			   MIGRATE_HUGE_ORDER);
 	migrate_passed(collect->tally, MIGRATE_HUGE_ORDER);
 	return NR_MIGRATE_LEFT;
 }

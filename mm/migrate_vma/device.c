@@ -344,8 +344,12 @@ int migrate_device_coherent_folio(struct folio *folio)
 	if (newfolio && folio_order(newfolio) == folio_order(folio))
 		src = device_src(folio);
 	if (!src) {
-		/* If nobody maps it any more, whoever wanted it looks again. */
-		if (!folio_mapped(folio))
+		/*
+		 * If nobody maps it any more, or it was split before it was
+		 * locked, whoever wanted it looks again.
+		 */
+		if (!folio_mapped(folio) ||
+		    (newfolio && folio_order(newfolio) != folio_order(folio)))
 			ret = 0;
 		folio_unlock(folio);
 		folio_put(folio);

@@ -49,7 +49,7 @@ finalize_is_migrated(const struct migrate_unit *unit)
 }
 
 /* Is @pte the migration entry of @page? */
-static bool finalize_is_ours(pte_t pte, struct page *page)
+static __always_inline bool finalize_is_ours(pte_t pte, struct page *page)
 {
 	swp_entry_t entry;
 
@@ -64,6 +64,7 @@ static bool finalize_is_ours(pte_t pte, struct page *page)
  * struct finalize - the last stage at work
  * @migrate: the range; NULL if there is no vma
  * @fault_page: see struct migrate_vma
+ * @mlocked: the vma is; that cannot change, as it needs mmap_lock for writing
  * @src: the old folios
  * @dst: the new ones
  * @npages: how many slots both have
@@ -80,6 +81,7 @@ static bool finalize_is_ours(pte_t pte, struct page *page)
 struct finalize {
 	struct migrate_vma *migrate;
 	struct page *fault_page;
+	bool mlocked;
 	unsigned long *src;
 	unsigned long *dst;
 	unsigned long npages;
@@ -121,24 +123,36 @@ static void finalize_put(struct finalize *finalize)
 	cond_resched();
 }
 
-/* Map @page, of @folio, where @old_pte is its migration entry. */
-static void finalize_map(struct finalize *finalize, struct folio *folio,
-			 struct page *page, unsigned long addr, pte_t *ptep,
-			 pte_t old_pte)
+/*
+ * Map @nr pages of @folio from @page on, where @old_pte is the migration entry of
+ * the first one, and the others' are like it.
+ */
+static __always_inline void
+finalize_map(struct finalize *finalize, struct folio *folio, struct page *page,
+	     unsigned long addr, pte_t *ptep, pte_t old_pte, unsigned int nr)
 {
 	struct vm_area_struct *vma = finalize->migrate->vma;
 	pte_t pte = migration_pte_to_pte(folio, page, vma, old_pte);
 
+	rmap_t flags = migration_pte_rmap_flags(folio, old_pte);
+
 	/* Collect takes nothing else than anonymous folios. */
-	folio_add_anon_rmap_ptes_batch(folio, page, 1, vma, addr,
-				       migration_pte_rmap_flags(folio, old_pte),
-				       &finalize->rmap);
-	set_pte_at(vma->vm_mm, addr, ptep, pte);
-	if (vma->vm_flags & VM_LOCKED)
+	if (nr > 1 && nr == folio_nr_pages(folio))
+		folio_add_whole_anon_rmap_batch(folio, flags, &finalize->rmap);
+	else
+		folio_add_anon_rmap_ptes_batch(folio, page, nr, vma, addr,
+					       flags, &finalize->rmap);
+	if (nr == 1)
+		set_pte_at(vma->vm_mm, addr, ptep, pte);
+	else if (pte_present(pte))
+		set_ptes(vma->vm_mm, addr, ptep, pte, nr);
+	else
+		migrate_set_swp_ptes(vma->vm_mm, addr, ptep, pte, nr);
+	if (unlikely(finalize->mlocked))
 		mlock_drain_local();
-	trace_remove_migration_pte(addr, pte_val(pte), 0);
+	trace_remove_migration_pte(addr, pte_val(pte), folio_order(folio));
 	/* No need to invalidate: it was not present before. */
-	update_mmu_cache(vma, addr, ptep);
+	update_mmu_cache_range(NULL, vma, addr, ptep, nr);
 }
 
 /*
@@ -149,11 +163,76 @@ static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
 {
 	if (folio_is_zone_device(folio))
 		return;
-	if (finalize->migrate->vma->vm_flags & VM_LOCKED) {
+	if (unlikely(finalize->mlocked)) {
 		folio_add_lru(folio);
+		lru_add_drain();
 		return;
 	}
 	folio_batch_add(&finalize->lru, folio);
+}
+
+/*
+ * Map a large folio, run by run. What is not ours any more is zapped, or was: then
+ * the folio is mapped in part, and no rmap function has noted it. Returns how many
+ * of its pages are mapped; each mapping has a reference, and one of these was ours.
+ */
+static __always_inline unsigned int
+finalize_map_large(struct finalize *finalize,
+				       const struct migrate_unit *unit,
+				       struct folio *folio, unsigned long addr,
+				       pte_t *ptep)
+{
+	unsigned int nr_pages = migrate_unit_pages(unit);
+	unsigned int i, nr, mapped = 0;
+
+	for (i = 0; i < nr_pages; i += nr) {
+		pte_t pte = ptep_get(ptep + i);
+
+		nr = 1;
+		if (!finalize_is_ours(pte, unit->page + i))
+			continue;
+		nr = migrate_swp_run_length(ptep + i, pte, nr_pages - i);
+		if (!mapped)
+			finalize_add_lru(finalize, folio);
+		/* Before somebody can see the mappings; one we have. */
+		if (nr > !mapped)
+			folio_ref_add(folio, nr - !mapped);
+		finalize_map(finalize, folio, folio_page(folio, i),
+			     addr + i * PAGE_SIZE, ptep + i, pte, nr);
+		mapped += nr;
+	}
+	if (mapped && mapped < nr_pages && !folio_is_zone_device(folio))
+		deferred_split_folio(folio, true);
+	return mapped;
+}
+
+/* Is it enough to look into the page table, for a unit that is large or is not? */
+static __always_inline bool
+finalize_can_place(const struct migrate_unit *unit, bool large)
+{
+	return unit->page &&
+	       (*unit->src & (MIGRATE_PFN_RMAP | MIGRATE_PFN_COMPOUND)) ==
+	       (large ? MIGRATE_PFN_COMPOUND : 0);
+}
+
+/*
+ * As finalize_place() does, for a large unit that has migrated; if it has not, the
+ * driver may have had pages for parts of it.
+ */
+static bool finalize_place_large(struct finalize *finalize,
+				 const struct migrate_unit *unit, pte_t *ptep)
+{
+	unsigned long addr = finalize->migrate->start + unit->index * PAGE_SIZE;
+	struct folio *dst = migrate_unit_newfolio(unit);
+
+	if (!finalize_is_migrated(unit) ||
+	    !finalize_map_large(finalize, unit, dst, addr, ptep))
+		return false;
+
+	folio_unlock(dst);
+	migrate_passed(finalize->tally, unit->order);
+	finalize_drop(finalize, migrate_unit_folio(unit), true);
+	return true;
 }
 
 /*
@@ -178,7 +257,7 @@ finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
 		return false;
 
 	finalize_add_lru(finalize, folio);
-	finalize_map(finalize, folio, &folio->page, addr, ptep, pte);
+	finalize_map(finalize, folio, &folio->page, addr, ptep, pte, 1);
 	if (likely(migrated)) {
 		folio_unlock(dst);
 		migrate_passed(finalize->tally, unit->order);
@@ -191,21 +270,15 @@ finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
 	return true;
 }
 
-/* Is it enough to look into the page table? Not for what a PMD maps. */
-static bool finalize_can_place(const struct migrate_unit *unit)
-{
-	return unit->page &&
-	       !(*unit->src & (MIGRATE_PFN_RMAP | MIGRATE_PFN_COMPOUND));
-}
-
 /*
  * Place the units of one page table, from slot @first to @end, @ptep being the
  * entry of @first. Returns the slot where that came to an end, because its unit
- * cannot be placed or because there is too much to drop.
+ * cannot be placed or because there is too much to drop. Large units have a loop of
+ * their own, so that the registers of this one are the small ones'.
  */
-static unsigned long finalize_place_units(struct finalize *finalize,
-					  unsigned long first,
-					  unsigned long end, pte_t *ptep)
+static __always_inline unsigned long
+finalize_place_units(struct finalize *finalize, unsigned long first,
+		     unsigned long end, pte_t *ptep, bool large)
 {
 	unsigned long next = first;
 	struct migrate_unit unit = {};
@@ -217,8 +290,11 @@ static unsigned long finalize_place_units(struct finalize *finalize,
 			break;
 		}
 		next = unit.index;
-		if (!finalize_can_place(&unit) ||
-		    !finalize_place(finalize, &unit, ptep + (next - first)))
+		if (!finalize_can_place(&unit, large))
+			break;
+		if (!(large ?
+		      finalize_place_large(finalize, &unit, ptep + (next - first)) :
+		      finalize_place(finalize, &unit, ptep + (next - first))))
 			break;
 		finalize->nr++;
 		next = unit.next;
@@ -229,9 +305,19 @@ static unsigned long finalize_place_units(struct finalize *finalize,
 	return next;
 }
 
-/* The same, with what is needed to get at the page table. */
+static noinline unsigned long
+finalize_place_large_units(struct finalize *finalize, unsigned long first,
+			   unsigned long end, pte_t *ptep)
+{
+	return finalize_place_units(finalize, first, end, ptep, true);
+}
+
+/*
+ * The same, with what is needed to get at the page table. There is none if a PMD
+ * had mapped the unit at @first, and has the migration entry still.
+ */
 static unsigned long finalize_table(struct finalize *finalize,
-				    unsigned long first)
+				    unsigned long first, bool large)
 {
 	struct migrate_vma *migrate = finalize->migrate;
 	struct mm_struct *mm = migrate->vma->vm_mm;
@@ -249,8 +335,11 @@ static unsigned long finalize_table(struct finalize *finalize,
 	if (!ptep)
 		return first;
 	arch_enter_lazy_mmu_mode();
-	next = finalize_place_units(finalize, first,
-				    (end - migrate->start) >> PAGE_SHIFT, ptep);
+	end = (end - migrate->start) >> PAGE_SHIFT;
+	if (unlikely(large))
+		next = finalize_place_large_units(finalize, first, end, ptep);
+	else
+		next = finalize_place_units(finalize, first, end, ptep, false);
 	arch_leave_lazy_mmu_mode();
 	pte_unmap_unlock(ptep, ptl);
 	return next;
@@ -310,22 +399,6 @@ static bool finalize_can_place_pmd(struct finalize *finalize,
 	       !(*unit->src & MIGRATE_PFN_RMAP);
 }
 
-/*
- * Migration entries of a large unit may have been zapped, and some not. Then the
- * folio is mapped in part and no rmap function has noted it.
- */
-static void finalize_note_partial(struct folio *folio)
-{
-	unsigned long mapped;
-
-	if (!folio_test_large(folio) || folio_is_zone_device(folio) ||
-	    folio_entire_mapcount(folio))
-		return;
-	mapped = atomic_read(&folio->_nr_pages_mapped);
-	if (mapped && mapped < folio_nr_pages(folio))
-		deferred_split_folio(folio, true);
-}
-
 /* Pages that the driver had for parts of a unit that then has not been split. */
 static void finalize_drop_parts(struct finalize *finalize,
 				const struct migrate_unit *unit)
@@ -364,7 +437,7 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 			if (!folio_is_zone_device(folio))
 				folio_add_lru(folio);
 			remove_migration_ptes(src, folio, 0);
-			finalize_note_partial(folio);
+			migrate_note_partial(folio);
 		}
 		migrate_unit_put_anon_vma(unit);
 		finalize_drop(finalize, src, migrated);
@@ -386,8 +459,8 @@ static unsigned long finalize_some(struct finalize *finalize,
 	if (!migrate_unit_at(&unit, finalize->src, finalize->dst, index,
 			     finalize->npages))
 		return finalize->npages;
-	if (finalize->migrate && finalize_can_place(&unit)) {
-		next = finalize_table(finalize, unit.index);
+	if (finalize->migrate && finalize_can_place(&unit, unit.order)) {
+		next = finalize_table(finalize, unit.index, unit.order);
 		if (next != unit.index)
 			return next;
 	}
@@ -414,6 +487,7 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 	struct finalize finalize = {
 		.migrate = migrate,
 		.fault_page = migrate ? migrate->fault_page : NULL,
+		.mlocked = migrate && (migrate->vma->vm_flags & VM_LOCKED),
 		.src = src,
 		.dst = dst,
 		.npages = npages,

@@ -28,6 +28,7 @@
 #include <linux/mm.h>
 #include <linux/mmzone.h>
 #include <linux/rmap.h>
+#include "../internal.h"
 
 /*
  * Bits of src[] entries that are the stages' own. Drivers do not look at them,
@@ -281,12 +282,58 @@ static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
 	folio->private = NULL;
 }
 
+/*
+ * What to add to an entry that is not present to get the one of the next pfn, if
+ * that is how it is. pte_next_swp_offset() takes an entry to pieces and puts it
+ * together again, each time. In all architectures the pfn counts up or down in the
+ * entry, and if it does so in a field that is in one piece, adding is enough.
+ */
+typedef typeof(pte_val((pte_t){})) migrate_swp_step_t;
+extern migrate_swp_step_t migrate_swp_step;
+extern bool migrate_swp_adds;
+
+static __always_inline pte_t migrate_swp_next(pte_t pte)
+{
+	if (likely(migrate_swp_adds))
+		return __pte(pte_val(pte) + migrate_swp_step);
+	return pte_next_swp_offset(pte);
+}
+
+/* How many entries from @ptep on are as the first one, @pte, foretells. */
+static __always_inline unsigned int
+migrate_swp_run_length(pte_t *ptep, pte_t pte, unsigned int max_nr)
+{
+	unsigned int nr;
+
+	for (nr = 1; nr < max_nr; nr++) {
+		pte = migrate_swp_next(pte);
+		if (!pte_same(ptep_get(ptep + nr), pte))
+			break;
+	}
+	return nr;
+}
+
+/* set_ptes() for entries that are not present. */
+static __always_inline void
+migrate_set_swp_ptes(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
+		     pte_t pte, unsigned int nr)
+{
+	unsigned int i;
+
+	set_pte_at(mm, addr, ptep, pte);
+	for (i = 1; i < nr; i++) {
+		pte = migrate_swp_next(pte);
+		set_pte_at(mm, addr + i * PAGE_SIZE, ptep + i, pte);
+	}
+}
+
 bool migrate_backoff(unsigned int pass);
 
 /* Restores a unit that is not to migrate; it is not on the LRU if @isolated. */
 void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
 			  bool isolated);
 
+void migrate_note_partial(struct folio *folio);
 void migrate_stage_collect(struct migrate_vma *migrate,
 			   struct migrate_tally *tally);
 int migrate_stage_setup(struct migrate_vma *args, struct migrate_tally *collect,

@@ -48,16 +48,16 @@ static pmd_t *pages_hole_pmd(struct mm_struct *mm, unsigned long addr)
 	return pte_alloc(mm, pmd) ? NULL : pmd;
 }
 
-/* The entry for @folio, which is new, in place of @old: nothing, or zeros. */
-static pte_t pages_hole_pte(struct folio *folio, struct vm_area_struct *vma,
-			    pte_t old)
+/* The entry for @page of @folio, which is new, in place of @old: nothing, or zeros. */
+static pte_t pages_hole_pte(struct folio *folio, struct page *page,
+			    struct vm_area_struct *vma, pte_t old)
 {
 	bool uffd_wp = pte_present(old) && pte_uffd_wp(old);
 	bool write = (vma->vm_flags & VM_WRITE) && !uffd_wp;
 	pte_t pte;
 
 	if (folio_is_device_private(folio)) {
-		unsigned long pfn = folio_pfn(folio);
+		unsigned long pfn = page_to_pfn(page);
 
 		pte = swp_entry_to_pte(write ?
 				       make_writable_device_private_entry(pfn) :
@@ -68,7 +68,7 @@ static pte_t pages_hole_pte(struct folio *folio, struct vm_area_struct *vma,
 		return uffd_wp ? pte_swp_mkuffd_wp(pte) : pte;
 	}
 
-	pte = mk_pte(&folio->page, vma->vm_page_prot);
+	pte = mk_pte(page, vma->vm_page_prot);
 	if (vma->vm_flags & VM_WRITE)
 		pte = pte_mkdirty(pte);
 	if (write)
@@ -85,43 +85,64 @@ static bool pages_may_fill(struct vm_area_struct *vma)
 	return !userfaultfd_missing(vma);
 }
 
-/* The same, and is the hole still one? */
-static bool pages_hole_is_open(struct vm_area_struct *vma, pte_t pte)
+/* The same, and are all @nr entries still holes? */
+static bool pages_hole_is_open(struct vm_area_struct *vma, pte_t *ptep,
+			       unsigned int nr)
 {
+	unsigned int i;
+
 	if (!pages_may_fill(vma))
 		return false;
-	return pte_none(pte) ||
-	       (pte_present(pte) && is_zero_pfn(pte_pfn(pte)));
+	for (i = 0; i < nr; i++) {
+		pte_t pte = ptep_get(ptep + i);
+
+		if (!pte_none(pte) &&
+		    !(pte_present(pte) && is_zero_pfn(pte_pfn(pte))))
+			return false;
+	}
+	return true;
 }
 
-/* Map @folio into the hole. */
+/* Map @page of @folio into a hole, or where the zero page is. */
+static void pages_map_page(struct folio *folio, struct page *page,
+			   struct vm_area_struct *vma, unsigned long addr,
+			   pte_t *ptep)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	pte_t old = ptep_get(ptep);
+
+	if (pte_present(old)) {
+		ksm_might_unmap_zero_page(mm, old);
+		flush_cache_page(vma, addr, pte_pfn(old));
+		ptep_clear_flush(vma, addr, ptep);
+	}
+	set_pte_at(mm, addr, ptep, pages_hole_pte(folio, page, vma, old));
+	update_mmu_cache(vma, addr, ptep);
+}
+
+/* Map @folio into the hole, which is as large. */
 static bool pages_map_hole(struct folio *folio, struct vm_area_struct *vma,
 			   unsigned long addr, pmd_t *pmd)
 {
+	unsigned int nr_pages = folio_nr_pages(folio), i;
 	struct mm_struct *mm = vma->vm_mm;
 	spinlock_t *ptl;	/* of the page table */
-	pte_t *ptep, old;
+	pte_t *ptep;
 	bool open;
 
 	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
 	if (!ptep)
 		return false;
-	old = ptep_get(ptep);
-	open = pages_hole_is_open(vma, old);
+	open = pages_hole_is_open(vma, ptep, nr_pages);
 	if (open) {
-		inc_mm_counter(mm, MM_ANONPAGES);
+		add_mm_counter(mm, MM_ANONPAGES, nr_pages);
 		folio_add_new_anon_rmap(folio, vma, addr, RMAP_EXCLUSIVE);
 		if (!folio_is_zone_device(folio))
 			folio_add_lru_vma(folio, vma);
-		folio_get(folio);
-
-		if (pte_present(old)) {
-			ksm_might_unmap_zero_page(mm, old);
-			flush_cache_page(vma, addr, pte_pfn(old));
-			ptep_clear_flush(vma, addr, ptep);
-		}
-		set_pte_at(mm, addr, ptep, pages_hole_pte(folio, vma, old));
-		update_mmu_cache(vma, addr, ptep);
+		folio_ref_add(folio, nr_pages);
+		for (i = 0; i < nr_pages; i++)
+			pages_map_page(folio, folio_page(folio, i), vma,
+				       addr + i * PAGE_SIZE, ptep + i);
 	}
 	pte_unmap_unlock(ptep, ptl);
 	return open;
@@ -218,7 +239,9 @@ static bool pages_map_huge_hole(struct folio *folio, struct vm_area_struct *vma,
 /* The same as do_huge_pmd_anonymous_page(): nobody is killed for a large page. */
 static gfp_t pages_charge_gfp(struct folio *folio, struct vm_area_struct *vma)
 {
-	return folio_test_large(folio) ? vma_thp_gfp_mask(vma) : GFP_KERNEL;
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && folio_test_large(folio))
+		return vma_thp_gfp_mask(vma);
+	return GFP_KERNEL;
 }
 
 /*
@@ -237,7 +260,7 @@ static bool pages_fill_hole(struct vm_area_struct *vma, unsigned long addr,
 		pr_warn_once("Unsupported ZONE_DEVICE page type.\n");
 		return false;
 	}
-	if (!folio_test_large(folio)) {
+	if (!folio_test_large(folio) || folio_order(folio) < MIGRATE_HUGE_ORDER) {
 		pmd = pages_hole_pmd(vma->vm_mm, addr);
 		if (!pmd)
 			return false;
@@ -322,9 +345,43 @@ struct migrate_pages_holes {
 	bool notified;
 };
 
-static enum migrate_left pages_fill(struct migrate_pages_holes *holes,
-				    struct migrate_unit *unit,
-				    struct folio *folio)
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * The driver has a large folio for the hole at slot @index. A hole has no folio to
+ * ask for its order, so it is as large as that if all of it is one: empty slots
+ * for which the driver has nothing else, aligned as in a page fault, where large
+ * folios are not forbidden.
+ */
+static bool pages_hole_is_large(struct migrate_vma *migrate,
+				  unsigned long index, struct folio *folio)
+{
+	unsigned long addr = migrate->start + index * PAGE_SIZE;
+	unsigned long nr_pages = folio_nr_pages(folio), i;
+	unsigned int order = folio_order(folio);
+
+	if (order == 1 || order >= MIGRATE_HUGE_ORDER ||
+	    !IS_ALIGNED(addr, folio_size(folio)) ||
+	    nr_pages > migrate->npages - index ||
+	    vma_thp_disabled(migrate->vma, migrate->vma->vm_flags))
+		return false;
+	for (i = 1; i < nr_pages; i++)
+		if (migrate->src[index + i] != MIGRATE_PFN_MIGRATE ||
+		    migrate->dst[index + i])
+			return false;
+	return true;
+}
+#else
+static bool pages_hole_is_large(struct migrate_vma *migrate,
+				  unsigned long index, struct folio *folio)
+{
+	return false;
+}
+#endif
+
+/* @index is the hole's slot, and @order what collect knew of its size. */
+static noinline enum migrate_left
+pages_fill(struct migrate_pages_holes *holes, unsigned long index,
+	   unsigned int order, struct folio *folio)
 {
 	struct migrate_vma *migrate = holes->migrate;
 	unsigned long addr;
@@ -332,10 +389,11 @@ static enum migrate_left pages_fill(struct migrate_pages_holes *holes,
 	/* Device pfns have no holes between them. */
 	if (WARN_ON_ONCE(!migrate))
 		return MIGRATE_LEFT_HOLE;
-	if (folio_order(folio) != unit->order)
+	if (folio_order(folio) != order &&
+	    (order || !pages_hole_is_large(migrate, index, folio)))
 		return MIGRATE_LEFT_DESTINATION;
 
-	addr = migrate->start + unit->index * PAGE_SIZE;
+	addr = migrate->start + index * PAGE_SIZE;
 	if (!holes->notified) {
 		holes->notified = true;
 		mmu_notifier_range_init_owner(&holes->range, MMU_NOTIFY_MIGRATE,
@@ -346,18 +404,22 @@ static enum migrate_left pages_fill(struct migrate_pages_holes *holes,
 	}
 	if (!pages_fill_hole(migrate->vma, addr, folio))
 		return MIGRATE_LEFT_HOLE;
+	/* Its slots are those of one unit now. */
+	memset(migrate->src + index + 1, 0,
+	       (folio_nr_pages(folio) - 1) * sizeof(*migrate->src));
 	return NR_MIGRATE_LEFT;
 }
 
-static enum migrate_left pages_unit(struct migrate_pages_holes *holes,
-				    struct migrate_unit *unit,
-				    struct page *fault_page)
+static __always_inline enum migrate_left
+pages_unit(struct migrate_pages_holes *holes, struct migrate_unit *unit,
+	   struct page *fault_page)
 {
 	if (!unit->newpage)
 		return unit->page ? MIGRATE_LEFT_NO_DESTINATION :
 				    MIGRATE_LEFT_HOLE;
 	if (!unit->page)
-		return pages_fill(holes, unit, migrate_unit_newfolio(unit));
+		return pages_fill(holes, unit->index, unit->order,
+				  migrate_unit_newfolio(unit));
 	return pages_move(unit, migrate_unit_newfolio(unit), fault_page);
 }
 
@@ -412,7 +474,8 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 		} else if (unit.page) {
 			migrate_passed(tally, unit.order);
 		} else {
-			migrate_passed_hole(tally, unit.order);
+			migrate_passed_hole(tally,
+					    folio_order(migrate_unit_newfolio(&unit)));
 		}
 		if (unit.index % SWAP_CLUSTER_MAX == 0)
 			cond_resched();

@@ -63,18 +63,29 @@ int migrate_stage_setup(struct migrate_vma *args,
  * without an error. cpages is then the number of units (folios and holes) that
  * can migrate, whatever their size.
  *
- * A caller that sets MIGRATE_VMA_SELECT_COMPOUND gets what a PMD maps, and a hole of
- * that size where a page fault could put a huge page, as one unit if the range has
- * all of it: the first slot in src[] has MIGRATE_PFN_COMPOUND and stands for the
- * folio, whose order folio_order() tells; the other slots are 0. The caller puts a
- * folio of that order into the first slot of dst[], with MIGRATE_PFN_COMPOUND. If
- * it has none, it can put smaller folios into the slots where they belong, and
- * migrate_vma_pages() splits the unit: each of them has a slot in src[] then. What
- * is larger than its source is refused.
+ * A caller that sets MIGRATE_VMA_SELECT_LARGE gets a folio of any order as one unit,
+ * if the range has all of it, and one page table or PMD maps all of it, page after
+ * page. The first slot in src[] has MIGRATE_PFN_COMPOUND and stands for the folio,
+ * whose order folio_order() tells; the other slots are 0. The caller puts a folio of
+ * that order into the first slot of dst[], with MIGRATE_PFN_COMPOUND. If it has
+ * none, it can put smaller folios, but not of order 1, into the slots where they
+ * belong, none of them larger than the one before it, and migrate_vma_pages()
+ * splits the unit: each of them has a slot in src[] then. What is larger than its
+ * source is refused.
  *
- * Without that flag, and at the edges of the range, large folios are split in the
- * setup. What cannot be split, because somebody else has a reference to it, stays
- * where it is, whole.
+ * With MIGRATE_VMA_SELECT_COMPOUND alone that is so for folios of the size that a
+ * PMD maps, and for no others.
+ *
+ * With either flag, a hole of that size where a page fault could put a huge page is
+ * one unit, too: it has MIGRATE_PFN_COMPOUND and no folio. Smaller holes have a slot
+ * for each page, and a folio in dst[] may fill as many of them as it has pages, if
+ * these slots are all holes, dst[] has nothing else for them, the address of the
+ * first is a multiple of the folio's size, and MADV_NOHUGEPAGE or prctl() have not
+ * forbidden large folios there. The other slots in src[] are 0 then.
+ *
+ * Without a flag, and at the edges of the range, large folios are split in the
+ * setup, and so are those that are mapped in part or in several pieces. What cannot
+ * be split, because somebody else has a reference to it, stays where it is, whole.
  *
  * Prepare to migrate a range of memory virtual address range by collecting all
  * the pages backing each virtual address in the range, saving them inside the

@@ -137,6 +137,25 @@ static bool unmap_isolate_units(unsigned long *src, unsigned long npages,
 }
 
 /**
+ * migrate_note_partial() - see whether all of a folio is mapped again
+ * @folio: locked, and what was a migration entry of it is an entry again
+ *
+ * Migration entries of a large folio may have been zapped, and some not. Then it
+ * is mapped in part and no rmap function has noted it.
+ */
+void migrate_note_partial(struct folio *folio)
+{
+	unsigned long mapped;
+
+	if (!folio_test_large(folio) || folio_is_zone_device(folio) ||
+	    folio_entire_mapcount(folio))
+		return;
+	mapped = atomic_read(&folio->_nr_pages_mapped);
+	if (mapped && mapped < folio_nr_pages(folio))
+		deferred_split_folio(folio, true);
+}
+
+/**
  * migrate_unit_restore() - a unit that is not to migrate stays where it was
  * @unit: the unit; has a folio, which is locked
  * @fault_page: see struct migrate_vma
@@ -149,13 +168,16 @@ void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
 {
 	struct folio *folio = migrate_unit_folio(unit);
 
+	/* To the LRU before it is mapped, for mlock's count: see finalize. */
+	if (isolated) {
+		folio_add_lru(folio);
+		lru_add_drain();
+	}
 	remove_migration_ptes(folio, folio, 0);
+	migrate_note_partial(folio);
 	migrate_unit_put_anon_vma(unit);
 	migrate_folio_unlock(folio, fault_page);
-	if (isolated)
-		folio_putback_lru(folio);
-	else
-		folio_put(folio);
+	folio_put(folio);
 	*unit->src = 0;
 }
 
@@ -204,8 +226,10 @@ static bool unmap_stays_pinned(struct unmap_rest *rest, struct folio *folio)
 {
 	if (!unmap_is_pinned(folio, rest->fault_page))
 		return false;
-	/* Neither is in a batch. */
-	if (folio_is_zone_device(folio) || folio_maybe_dma_pinned(folio))
+	if (folio_maybe_dma_pinned(folio))
+		return true;
+	/* Device memory is in no batch, but for that of munlock. */
+	if (folio_is_zone_device(folio) && !folio_test_mlocked(folio))
 		return true;
 	return !unmap_drain(rest) || unmap_is_pinned(folio, rest->fault_page);
 }

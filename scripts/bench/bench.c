@@ -6,7 +6,7 @@
  *
  * bench trips          each folio size, with and without copying the contents
  * bench ranges         4 KiB pages, ranges of 2 MiB to 512 MiB
- * bench profile        a trip of 2 MiB, while somebody else counts what runs
+ * bench profile SIZE   a trip of 2 MiB, while somebody else counts what runs
  * bench shootdowns     TLB shootdowns while other threads of the process run
  */
 #include <dirent.h>
@@ -451,8 +451,18 @@ static void rendezvous(FILE *line, const char *what, const char *direction)
 		errx(1, "nobody answers");
 }
 
-/* 4 KiB pages, second trip, nothing copied: as the figures are measured. */
-static void do_profile(void)
+static const struct kind *find_kind(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (!strcmp(kinds[i].name, name))
+			return &kinds[i];
+	errx(2, "there is no folio size %s here", name);
+}
+
+/* Second trip, nothing copied: as the figures are measured. */
+static void do_profile(const struct kind *kind)
 {
 	FILE *line = fopen("/dev/ttyS1", "r");
 	struct hmm_migrate_bench_trip trip;
@@ -461,9 +471,10 @@ static void do_profile(void)
 
 	if (!line)
 		err(1, "/dev/ttyS1");
-	set_folio_order(0);
 	memory = map_aligned(HUGE);
+	set_folio_order(kind->order);
 	touch(memory, HUGE);
+	set_folio_order(0);
 	send(memory, HUGE, false, false, &trip);
 	send(memory, HUGE, true, false, &trip);
 	for (back = false; ; back = true) {
@@ -481,7 +492,7 @@ static void do_profile(void)
 
 int main(int argc, char **argv)
 {
-	const char *what = argc == 2 ? argv[1] : "";
+	const char *what = argc > 1 ? argv[1] : "";
 
 	setlinebuf(stdout);
 	device = open("/dev/hmm_migrate_bench", O_RDWR);
@@ -492,11 +503,11 @@ int main(int argc, char **argv)
 		do_trips();
 	else if (!strcmp(what, "ranges"))
 		do_ranges();
-	else if (!strcmp(what, "profile"))
-		do_profile();
+	else if (!strcmp(what, "profile") && argc == 3)
+		do_profile(find_kind(argv[2]));
 	else if (!strcmp(what, "shootdowns"))
 		do_shootdowns();
 	else
-		errx(2, "usage: bench trips | ranges | shootdowns");
+		errx(2, "usage: bench trips | ranges | shootdowns | profile SIZE");
 	return 0;
 }

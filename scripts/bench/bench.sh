@@ -3,7 +3,8 @@
 # Measures the stock kernel and the series by the same module and program in
 # VMs, prints both against what scripts/bench/figures asks for, draws charts,
 # and fails when a must of an issue that is done is missed.
-# bench.sh --profile: says instead in which functions the instructions are.
+# bench.sh --profile: says instead in which functions the instructions are, for
+# folios of the SIZES in the environment (4k 2m).
 
 . "$(dirname "$0")/../lib.sh"
 NAME=bench
@@ -53,10 +54,14 @@ if [ "${1-}" = --profile ]; then
 		module $what "$tree"
 		mkdir -p "$LOGS/bench-$what-profile"
 		say "== $what"
-		"$BENCH/profile.py" "$SCRIPTS/vm.sh" "$tree/.bench/arch/x86/boot/bzImage" \
-			"$OUT/$what/hmm_migrate_bench.ko" "$OUT/bench" "$tree/.bench/System.map" \
-			"$LOGS/bench-$what-profile" ||
-			die "the $what kernel could not be profiled: see $(rel "$LOGS/bench-$what-profile")."
+		for size in ${SIZES:-4k 2m}; do
+			# Of the other sizes stock migrates nothing.
+			case $what-$size in stock-4k|stock-2m|series-*) ;; *) continue ;; esac
+			"$BENCH/profile.py" "$SCRIPTS/vm.sh" "$tree/.bench/arch/x86/boot/bzImage" \
+				"$OUT/$what/hmm_migrate_bench.ko" "$OUT/bench" "$tree/.bench/System.map" \
+				"$LOGS/bench-$what-profile" "$size" ||
+				die "the $what kernel could not be profiled: see $(rel "$LOGS/bench-$what-profile")."
+		done
 	done
 	exit 0
 fi

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""profile.py VM KERNEL MODULE PROGRAM MAP DIR: which functions the instructions
-of a trip are in, per 4 KiB page.
+"""profile.py VM KERNEL MODULE PROGRAM MAP DIR SIZE: which functions the
+instructions of a trip are in, per 4 KiB page.
 
-VM is vm.sh. QEMU writes down each instruction of one trip out and one back, and
+VM is vm.sh. SIZE is that of the folios: 4k, 16k, 64k, 1m, 2m. QEMU writes down each instruction of one trip out and one back, and
 System.map (MAP) says whose it is. What an interrupt does in between is in the
 list, too.
 """
@@ -44,7 +44,7 @@ def read_map(path):
 class Machine:
     """A VM, its second serial line, and its monitor."""
 
-    def __init__(self, vm, kernel, module, program, directory):
+    def __init__(self, vm, kernel, module, program, directory, size):
         here = os.path.dirname(os.path.abspath(__file__))
         self.directory = directory
         self.fifo = os.path.join(directory, 'input')
@@ -58,7 +58,7 @@ class Machine:
             [vm, '--kernel', kernel, '--run', here + '/vm-profile.sh', '--log', directory,
              '--file', module + ':hmm_migrate_bench.ko', '--file', program + ':bench',
              '--icount', '--quiet', '--timeout', '600', '--input', self.fifo,
-             '--monitor', monitor, '--append', 'nokaslr'])
+             '--monitor', monitor, '--append', 'nokaslr bench_size=' + size])
         self.line = open(self.fifo, 'w')
         self.heard = 0
         self.monitor = socket.socket(socket.AF_UNIX)
@@ -118,14 +118,14 @@ def count(log, addresses, names):
 
 
 def main():
-    vm, kernel, module, program, path, directory = sys.argv[1:]
+    vm, kernel, module, program, path, directory, size = sys.argv[1:]
     addresses, names = read_map(path)
-    machine = Machine(vm, kernel, module, program, directory)
+    machine = Machine(vm, kernel, module, program, directory, size)
     for direction in ('out', 'back'):
         log = machine.trip(direction)
         counts = count(log, addresses, names)
         os.unlink(log)
-        print('\n%s: instructions per page, by function and together' % direction)
+        print('\n%s, %s: instructions per page, by function and together' % (size, direction))
         for name, number in counts.most_common(LISTED):
             print('%8.1f  %s' % (number / PAGES, name))
         for group, pattern in GROUPS:

@@ -6,4 +6,4 @@ set -e
 stty -F /dev/ttyS1 raw -echo
 sleep 2
 insmod /hmm_migrate_bench.ko size_mb=64
-/bench profile
+/bench profile "$(sed 's/.*bench_size=\([0-9a-z]*\).*/\1/' /proc/cmdline)"

@@ -20,6 +20,14 @@
 
 #define SIZE		(16UL << 20)
 #define HUGE_PAGE	(2UL << 20)
+#define THP		"/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/enabled"
+
+static const struct kind {
+	const char *name;
+	unsigned int order;
+} kinds[] = {
+	{ "4 KiB", 0 }, { "64 KiB", 4 }, { "2 MiB THP", 9 },
+};
 
 struct device {
 	int fd;
@@ -73,9 +81,9 @@ static bool intact_on_device(struct device *device, void *memory, uint64_t seed)
 	return good;
 }
 
-/* How many pages are where they should be, by the device's own snapshot. */
+/* How many pages are where and in what they should be, by the device's snapshot. */
 static unsigned long pages_at(struct device *device, void *memory,
-			      unsigned int where)
+			      unsigned int where, unsigned int order)
 {
 	unsigned long npages = SIZE / page_size, count = 0, i;
 	struct test_hmm_migrate_page *pages = calloc(npages, sizeof(*pages));
@@ -89,7 +97,7 @@ static unsigned long pages_at(struct device *device, void *memory,
 	if (!pages || ioctl(device->fd, TEST_HMM_MIGRATE_SNAPSHOT, &snapshot))
 		fail("no snapshot");
 	for (i = 0; i < npages; i++)
-		count += pages[i].where == where;
+		count += pages[i].where == where && pages[i].folio_order == order;
 	free(pages);
 	return count;
 }
@@ -113,12 +121,12 @@ static void print_line(const char *kind, const char *way,
 	       !good ? "CONTENTS WRONG" : arrived != npages ? "NOT ALL" : "intact");
 }
 
-static bool trip(struct device *device, const char *kind, void *memory,
-		 uint64_t seed)
+static bool trip(struct device *device, const struct kind *kind,
+		 const char *name, void *memory, uint64_t seed)
 {
 	struct test_hmm_migrate_range range = {
 		.size = sizeof(range),
-		.flags = TEST_HMM_MIGRATE_HUGE,
+		.flags = TEST_HMM_MIGRATE_LARGE,
 		.addr = (uintptr_t)memory,
 		.length = SIZE,
 	};
@@ -129,22 +137,39 @@ static bool trip(struct device *device, const char *kind, void *memory,
 	fill(memory, seed);
 	if (ioctl(device->fd, TEST_HMM_MIGRATE_TO_DEVICE, &range))
 		fail("cannot migrate to the device");
-	arrived = pages_at(device, memory, TEST_HMM_MIGRATE_THIS_DEVICE);
+	arrived = pages_at(device, memory, TEST_HMM_MIGRATE_THIS_DEVICE,
+			   kind->order);
 	there = intact_on_device(device, memory, seed);
 	snprintf(way, sizeof(way), "to device %u", device->number);
-	print_line(kind, way, &range, arrived, there);
+	print_line(name, way, &range, arrived, there);
 	there = there && arrived == npages;
 
 	if (ioctl(device->fd, TEST_HMM_MIGRATE_TO_SYSTEM, &range))
 		fail("cannot migrate to the system");
-	arrived = pages_at(device, memory, TEST_HMM_MIGRATE_SYSTEM);
+	arrived = pages_at(device, memory, TEST_HMM_MIGRATE_SYSTEM, kind->order);
 	back = intact(memory, seed);
-	print_line(kind, "back", &range, arrived, back);
+	print_line(name, "back", &range, arrived, back);
 	return there && back && arrived == npages;
 }
 
-/* Memory that starts at a huge page, of huge pages or of small ones. */
-static void *map_memory(bool huge)
+/* Faults make folios of @order from now on, and no others. */
+static void choose_order(unsigned int order)
+{
+	unsigned int i;
+	char path[128];
+	FILE *file;
+
+	for (i = 2; i <= 9; i++) {
+		snprintf(path, sizeof(path), THP, (page_size << i) >> 10);
+		file = fopen(path, "w");
+		if (!file || fputs(i == order ? "always" : "never", file) < 0 ||
+		    fclose(file))
+			fail(path);
+	}
+}
+
+/* Memory that starts where a huge page does, of folios of @order. */
+static void *map_memory(unsigned int order)
 {
 	char *area = mmap(NULL, SIZE + HUGE_PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -152,8 +177,7 @@ static void *map_memory(bool huge)
 
 	if (area == MAP_FAILED)
 		fail("no memory");
-	if (madvise(memory, SIZE, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
-		fail("madvise");
+	choose_order(order);
 	return memory;
 }
 
@@ -175,21 +199,21 @@ static bool open_device(struct device *device, unsigned int number)
 
 static bool show_device(struct device *device)
 {
+	const struct kind *kind;
 	bool good = true;
-	int huge;
 
 	printf("\ndevice %u, %s memory\n", device->number,
 	       device->private ? "private (the CPU cannot address it)" :
 				 "coherent (the CPU can address it)");
 	printf("%-10s  %-15s %6s %6s  %8s %8s %8s %8s %8s %7s\n", "memory", "way",
 	       "moved", "left", "setup", "copy", "pages", "finalize", "sum", "MB/s");
-	for (huge = 0; huge <= 1; huge++) {
-		void *memory = map_memory(huge);
+	for (kind = kinds; kind < kinds + sizeof(kinds) / sizeof(kinds[0]); kind++) {
+		void *memory = map_memory(kind->order);
 
 		/* The first trip sets up page tables and caches, both show. */
-		good &= trip(device, huge ? "2 MiB THP" : "4 KiB", memory, 1);
-		if (!huge)
-			good &= trip(device, "again", memory, 2);
+		good &= trip(device, kind, kind->name, memory, 1);
+		if (!kind->order)
+			good &= trip(device, kind, "again", memory, 2);
 		munmap(memory, SIZE);
 	}
 	return good;

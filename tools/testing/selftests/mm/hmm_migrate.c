@@ -1947,9 +1947,10 @@ static const struct {
 } requests[] = {
 	{ "info", TEST_HMM_MIGRATE_INFO, sizeof(struct test_hmm_migrate_info) },
 	{ "to_device", TEST_HMM_MIGRATE_TO_DEVICE, sizeof(struct test_hmm_migrate_range),
-	  TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_RELOCATE },
+	  TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_HUGE |
+	  TEST_HMM_MIGRATE_RELOCATE | TEST_HMM_MIGRATE_LARGE },
 	{ "to_system", TEST_HMM_MIGRATE_TO_SYSTEM, sizeof(struct test_hmm_migrate_range),
-	  TEST_HMM_MIGRATE_HUGE },
+	  TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_LARGE },
 	{ "read", TEST_HMM_MIGRATE_READ, sizeof(struct test_hmm_migrate_access) },
 	{ "write", TEST_HMM_MIGRATE_WRITE, sizeof(struct test_hmm_migrate_access) },
 	{ "snapshot", TEST_HMM_MIGRATE_SNAPSHOT, sizeof(struct test_hmm_migrate_snapshot) },

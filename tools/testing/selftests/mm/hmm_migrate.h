@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What hmm_migrate and hmm_migrate_huge share: memory whose contents are known,
+ * What hmm_migrate and hmm_migrate_large share: memory whose contents are known,
  * the ioctls of lib/test_hmm_migrate.c, what the kernel tells of a process, and
  * threads that migrate.
  */
@@ -346,6 +346,9 @@ static inline int open_device(unsigned int device)
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
+/* The order of what fills holes, for whoever takes folios of every order. */
+static unsigned int hole_order;
+
 static inline int migrate(int fd, unsigned long request, void *addr,
 			  unsigned long npages, unsigned int flags,
 			  struct test_hmm_migrate_range *range)
@@ -355,6 +358,8 @@ static inline int migrate(int fd, unsigned long request, void *addr,
 	range->flags = flags;
 	range->addr = (uintptr_t)addr;
 	range->length = npages * page_size;
+	if (request == TEST_HMM_MIGRATE_TO_DEVICE && flags & TEST_HMM_MIGRATE_LARGE)
+		range->hole_order = hole_order;
 	return device_ioctl(fd, request, range);
 }
 

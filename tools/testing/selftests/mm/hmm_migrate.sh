@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Load the test driver and run hmm_migrate and hmm_migrate_huge, with some swap
+# Load the test driver and run hmm_migrate and hmm_migrate_large, with some swap
 # space if the machine has none. What was not there before is gone again
 # afterwards.
 
@@ -21,6 +21,9 @@ cleanup()
 	if [ -n "$enabled" ]; then
 		echo never > $thp/enabled
 	fi
+	for file in "${!sizes[@]}"; do
+		echo "${sizes[$file]}" > "$file"
+	done
 	if [ -n "$sleep" ]; then
 		echo "$sleep" > $thp/khugepaged/scan_sleep_millisecs
 	fi
@@ -62,7 +65,13 @@ if [ "$(wc -l < /proc/swaps)" = 1 ]; then
 	add_swap
 fi
 
-# Huge pages where a test wants them, and only there.
+# Large folios where a test wants them, and only there: hmm_migrate_large chooses
+# which sizes page faults use.
+declare -A sizes
+for file in "$thp"/hugepages-*/enabled; do
+	[ -e "$file" ] || continue
+	sizes[$file]=$(sed 's/.*\[\(.*\)\].*/\1/' "$file")
+done
 if [ -e $thp/khugepaged ]; then
 	sleep=$(cat $thp/khugepaged/scan_sleep_millisecs)
 	echo 3600000 > $thp/khugepaged/scan_sleep_millisecs
@@ -77,7 +86,7 @@ case $module in
 *.ko)	export HMM_MIGRATE_MODULE="$module" ;;
 esac
 status=0
-for program in hmm_migrate hmm_migrate_huge; do
+for program in hmm_migrate hmm_migrate_large; do
 	"$(dirname "$0")"/$program || status=1
 done
 exit $status

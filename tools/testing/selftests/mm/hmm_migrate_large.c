@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Migration of huge pages to device memory and back, each as one folio, through
+ * Migration of large folios to device memory and back, each as one folio, through
  * the devices of lib/test_hmm_migrate.c. On a private device a huge page is one
- * entry of the upper page table that is not present; whatever a process can do
- * to its memory has to know such an entry: as a whole, and in parts, for which
- * it is split. Every test that moves data looks at every byte of it. Every test
- * ends with all device memory free again.
+ * entry of the upper page table that is not present, and a smaller folio is a run
+ * of such entries; whatever a process can do to its memory has to know them: as a
+ * whole, and in parts. Every test that moves data looks at every byte of it. Every
+ * test ends with all device memory free again.
  *
  * Environment:
  *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
@@ -23,8 +23,14 @@
 #include <time.h>
 
 #define HUGE_ORDER	TEST_HMM_MIGRATE_MAX_ORDER
-#define HUGE_PAGES	512UL
-#define HUGE_SIZE	(HUGE_PAGES * page_size)
+
+/* What this test is about: the order of a folio, and the flag that takes it whole. */
+static unsigned int folio_order;
+static unsigned long folio_pages;
+static size_t folio_size;
+static unsigned int whole_flag;
+/* The file that says how many such folios anonymous memory has. */
+static char nr_anon_path[128];
 
 /* The time for what is done while another thread migrates, in milliseconds. */
 #define DURING		400
@@ -86,6 +92,17 @@ static int device_fill_part(int fd, void *memory, size_t start, size_t end,
 	return ret;
 }
 
+static bool choose(const char *path, const char *choice)
+{
+	FILE *file = fopen(path, "w");
+	bool written;
+
+	if (!file)
+		return false;
+	written = fputs(choice, file) >= 0;
+	return !fclose(file) && written;
+}
+
 /* Number of pages that moved, or -errno. */
 static long moved(int fd, unsigned long request, void *addr,
 		  unsigned long npages, unsigned int flags)
@@ -98,16 +115,16 @@ static long moved(int fd, unsigned long request, void *addr,
 	return sum_of(&range) == npages ? range.pages[TEST_HMM_MIGRATE_MOVED] : -EIO;
 }
 
-static long huge_to_device(int fd, void *addr, unsigned long npages)
+static long whole_to_device(int fd, void *addr, unsigned long npages)
 {
 	return moved(fd, TEST_HMM_MIGRATE_TO_DEVICE, addr, npages,
-		     TEST_HMM_MIGRATE_HUGE);
+		     whole_flag);
 }
 
-static long huge_to_system(int fd, void *addr, unsigned long npages)
+static long whole_to_system(int fd, void *addr, unsigned long npages)
 {
 	return moved(fd, TEST_HMM_MIGRATE_TO_SYSTEM, addr, npages,
-		     TEST_HMM_MIGRATE_HUGE);
+		     whole_flag);
 }
 
 /*
@@ -138,9 +155,39 @@ static bool placed(int fd, void *addr, unsigned long npages, unsigned int where,
 	return right;
 }
 
-static bool huge_at(int fd, void *addr, unsigned int where)
+static bool whole_at(int fd, void *addr, unsigned int where)
 {
-	return placed(fd, addr, HUGE_PAGES, where, HUGE_ORDER, HUGE_ORDER);
+	return placed(fd, addr, folio_pages, where, folio_order, folio_order);
+}
+
+/* What is asked for where there is no memory for the folio: never order 1. */
+static unsigned int smaller_order(void)
+{
+	if (whole_flag != TEST_HMM_MIGRATE_LARGE || folio_order <= 2)
+		return 0;
+	return folio_order - 1;
+}
+
+/* The same range in folios of that order. */
+static bool smaller_at(int fd, void *addr, unsigned int where)
+{
+	return placed(fd, addr, folio_pages, where, smaller_order(),
+		      smaller_order());
+}
+
+/* How many pages of the memory are @where, in folios of @order. */
+static long in_folios(int fd, void *addr, unsigned int order, unsigned int where)
+{
+	struct test_hmm_migrate_page *pages = calloc(folio_pages, sizeof(*pages));
+	unsigned long i;
+	long count = -1;
+
+	if (pages && !snapshot(fd, addr, folio_pages, pages))
+		for (count = 0, i = 0; i < folio_pages; i++)
+			count += pages[i].where == where &&
+				 pages[i].folio_order == order;
+	free(pages);
+	return count;
 }
 
 static bool small_at(int fd, void *addr, unsigned long npages, unsigned int where)
@@ -154,23 +201,54 @@ static bool small_at(int fd, void *addr, unsigned long npages, unsigned int wher
  */
 static bool make_hole(void *memory)
 {
-	return mmap(memory, HUGE_SIZE, PROT_READ | PROT_WRITE,
+	return mmap(memory, folio_size, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory &&
-	       !madvise(memory, HUGE_SIZE, MADV_HUGEPAGE);
+	       !madvise(memory, folio_size, MADV_HUGEPAGE);
 }
 
-/* Fills the memory. It is one huge page then, if the system has any. */
-static bool make_huge(int fd, void *memory, unsigned long seed)
+/* Fills the memory. It is one folio then, if the system has any. */
+static bool make_folio(int fd, void *memory, unsigned long seed)
 {
 	int tries;
 
 	for (tries = 0; tries < 10 && make_hole(memory); tries++) {
-		fill(memory, HUGE_SIZE, seed);
-		if (huge_at(fd, memory, TEST_HMM_MIGRATE_SYSTEM))
+		fill(memory, folio_size, seed);
+		if (whole_at(fd, memory, TEST_HMM_MIGRATE_SYSTEM))
 			return true;
 		write_number("/proc/sys/vm/compact_memory", 1);
 	}
 	return false;
+}
+
+static void size_path(unsigned int order, const char *file, char *path, size_t size)
+{
+	snprintf(path, size,
+		 "/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/%s",
+		 (page_size << order) / 1024, file);
+}
+
+/*
+ * What the tests that follow are about. From now on faults make folios of @order
+ * where MADV_HUGEPAGE allows it, and of no other.
+ */
+static bool choose_order(unsigned int order)
+{
+	unsigned int i;
+	char path[128];
+
+	folio_order = order;
+	folio_pages = 1UL << order;
+	folio_size = page_size << order;
+	whole_flag = order == HUGE_ORDER ? TEST_HMM_MIGRATE_HUGE :
+					   TEST_HMM_MIGRATE_LARGE;
+	hole_order = order == HUGE_ORDER ? 0 : order;
+	size_path(order, "stats/nr_anon", nr_anon_path, sizeof(nr_anon_path));
+	for (i = 2; i <= HUGE_ORDER; i++) {
+		size_path(i, "enabled", path, sizeof(path));
+		if (!choose(path, i == order ? "madvise" : "never"))
+			return false;
+	}
+	return true;
 }
 
 static int set_fault_order(int fd, unsigned int order)
@@ -195,20 +273,22 @@ static int reset_statistics(int fd)
  * unmapped in the end. False: the test is skipped.
  */
 static bool set_up(struct __test_metadata *_metadata, unsigned int device,
-		   int *fd, void **area, unsigned char **memory)
+		   unsigned int order, int *fd, void **area, unsigned char **memory)
 {
 	page_size = sysconf(_SC_PAGESIZE);
-	if (huge_page_size() != HUGE_SIZE)
+	if (huge_page_size() != page_size << HUGE_ORDER)
 		SKIP(return false, "no transparent huge pages of order %u", HUGE_ORDER);
+	if (!choose_order(order))
+		SKIP(return false, "no folios of order %u", order);
 	*fd = open_device(device);
 	if (*fd < 0 && device >= 2)
 		SKIP(return false, "no coherent device, is there Soft Reserved memory?");
 	ASSERT_LE(0, *fd);
 	disarm(*fd);
 	ASSERT_EQ(0, set_fault_order(*fd, HUGE_ORDER));
-	*area = map_huge_page(HUGE_SIZE, memory);
+	*area = map_huge_page(folio_size, memory);
 	ASSERT_NE(MAP_FAILED, *area);
-	ASSERT_TRUE(make_huge(*fd, *memory, 1));
+	ASSERT_TRUE(make_folio(*fd, *memory, 1));
 	return true;
 }
 
@@ -217,7 +297,7 @@ static void tear_down(struct __test_metadata *_metadata, int fd, void *area)
 	disarm(fd);
 	set_fault_order(fd, HUGE_ORDER);
 	/* Some tests have unmapped it, wholly or in part: that is no error. */
-	munmap(area, 2 * HUGE_SIZE);
+	munmap(area, 2 * folio_size);
 	EXPECT_EQ(0, device_used(fd, 0));
 	close(fd);
 }
@@ -272,7 +352,7 @@ static int end_sharer(struct sharer *sharer)
 
 static int sees_seed_1(struct sharer *sharer)
 {
-	return !!wrong(sharer->memory, HUGE_SIZE, 1);
+	return !!wrong(sharer->memory, folio_size, 1);
 }
 
 static int sees_and_writes(struct sharer *sharer)
@@ -283,25 +363,25 @@ static int sees_and_writes(struct sharer *sharer)
 	if (wrong_part(sharer->memory, sharer->start, sharer->end, 3))
 		return 2;
 	return wrong_part(sharer->memory, 0, sharer->start, 1) ||
-	       wrong_part(sharer->memory, sharer->end, HUGE_SIZE, 1) ? 3 : 0;
+	       wrong_part(sharer->memory, sharer->end, folio_size, 1) ? 3 : 0;
 }
 
 /* By a file of its own: it stands for the child's page table. */
-static int has_it_huge_on_the_device(struct sharer *sharer)
+static int has_it_whole_on_the_device(struct sharer *sharer)
 {
 	int fd = open_device(sharer->device);
 
-	if (fd < 0 || !huge_at(fd, sharer->memory, TEST_HMM_MIGRATE_THIS_DEVICE))
+	if (fd < 0 || !whole_at(fd, sharer->memory, TEST_HMM_MIGRATE_THIS_DEVICE))
 		return 4;
 	close(fd);
 	return sees_and_writes(sharer);
 }
 
-static int has_it_huge_in_the_system(struct sharer *sharer)
+static int has_it_whole_in_the_system(struct sharer *sharer)
 {
 	int fd = open_device(sharer->device);
 
-	if (fd < 0 || !huge_at(fd, sharer->memory, TEST_HMM_MIGRATE_SYSTEM))
+	if (fd < 0 || !whole_at(fd, sharer->memory, TEST_HMM_MIGRATE_SYSTEM))
 		return 4;
 	close(fd);
 	return sees_and_writes(sharer);
@@ -310,7 +390,7 @@ static int has_it_huge_in_the_system(struct sharer *sharer)
 /* The child's entry becomes 512 of one page each, for the same folio. */
 static int maps_it_by_pages(struct sharer *sharer)
 {
-	size_t half = HUGE_SIZE / 2;
+	size_t half = folio_size / 2;
 
 	return mprotect(sharer->memory, half, PROT_READ) ||
 	       mprotect(sharer->memory, half, PROT_READ | PROT_WRITE);
@@ -324,12 +404,12 @@ static int unmaps_the_part(struct sharer *sharer)
 static int sees_the_rest(struct sharer *sharer)
 {
 	return wrong_part(sharer->memory, 0, sharer->start, 1) ||
-	       wrong_part(sharer->memory, sharer->end, HUGE_SIZE, 1);
+	       wrong_part(sharer->memory, sharer->end, folio_size, 1);
 }
 
-/* A huge page on each kind of device. */
+/* A folio of each order on each kind of device. */
 
-FIXTURE(huge)
+FIXTURE(whole)
 {
 	int fd;
 	void *area;
@@ -337,35 +417,48 @@ FIXTURE(huge)
 	struct test_hmm_migrate_range range;
 };
 
-FIXTURE_VARIANT(huge)
+FIXTURE_VARIANT(whole)
 {
 	unsigned int device;
 	bool private;
+	unsigned int order;
 };
 
-FIXTURE_VARIANT_ADD(huge, private)
-{
-	.device = 0,
-	.private = true,
-};
+#define WHOLE_VARIANTS(size, _order)					\
+	FIXTURE_VARIANT_ADD(whole, private_##size) {			\
+		.device = 0, .private = true, .order = _order,		\
+	};								\
+	FIXTURE_VARIANT_ADD(whole, coherent_##size) {			\
+		.device = 2, .private = false, .order = _order,		\
+	}
 
-FIXTURE_VARIANT_ADD(huge, coherent)
-{
-	.device = 2,
-	.private = false,
-};
+WHOLE_VARIANTS(16k, 2);
+WHOLE_VARIANTS(32k, 3);
+WHOLE_VARIANTS(64k, 4);
+WHOLE_VARIANTS(128k, 5);
+WHOLE_VARIANTS(256k, 6);
+WHOLE_VARIANTS(512k, 7);
+WHOLE_VARIANTS(1m, 8);
+WHOLE_VARIANTS(2m, 9);
 
-FIXTURE_SETUP(huge)
+FIXTURE_SETUP(whole)
 {
-	set_up(_metadata, variant->device, &self->fd, &self->area, &self->memory);
+	set_up(_metadata, variant->device, variant->order, &self->fd, &self->area,
+	       &self->memory);
 }
 
-FIXTURE_TEARDOWN(huge)
+FIXTURE_TEARDOWN(whole)
 {
 	tear_down(_metadata, self->fd, self->area);
 }
 
-TEST_F_TIMEOUT(huge, there_and_back, TIMEOUT)
+/* Only what a PMD maps is one for smaps. */
+static long anon_huge_kib(void)
+{
+	return folio_order == HUGE_ORDER ? folio_size / 1024 : 0;
+}
+
+TEST_F_TIMEOUT(whole, there_and_back, TIMEOUT)
 {
 	long split_pages = read_vmstat("thp_split_page");
 	long split_entries = read_vmstat("thp_split_pmd");
@@ -373,33 +466,33 @@ TEST_F_TIMEOUT(huge, there_and_back, TIMEOUT)
 
 	ASSERT_LE(0, split_pages);
 	ASSERT_LE(0, split_entries);
-	ASSERT_EQ(HUGE_SIZE / 1024, smaps_kib(self->memory, "AnonHugePages:"));
+	ASSERT_EQ(anon_huge_kib(), smaps_kib(self->memory, "AnonHugePages:"));
 	ASSERT_EQ(0, reset_statistics(self->fd));
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
-	EXPECT_EQ(HUGE_SIZE / 1024, smaps_kib(self->memory, "AnonHugePages:"));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(folio_pages, writable_pages(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(folio_pages, device_used(self->fd, folio_pages));
+	EXPECT_EQ(anon_huge_kib(), smaps_kib(self->memory, "AnonHugePages:"));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(HUGE_SIZE / 1024, smaps_kib(self->memory, "AnonHugePages:"));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(folio_pages, writable_pages(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(anon_huge_kib(), smaps_kib(self->memory, "AnonHugePages:"));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
 	EXPECT_EQ(split_pages, read_vmstat("thp_split_page"));
 	EXPECT_EQ(split_entries, read_vmstat("thp_split_pmd"));
 	EXPECT_EQ(0, device_used(self->fd, 0));
 	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
 	EXPECT_EQ(0, stats.splits);
-	EXPECT_EQ(1, stats.allocated[HUGE_ORDER]);
-	EXPECT_EQ(1, stats.freed[HUGE_ORDER]);
+	EXPECT_EQ(1, stats.allocated[folio_order]);
+	EXPECT_EQ(1, stats.freed[folio_order]);
 	EXPECT_EQ(0, stats.allocated[0]);
-	EXPECT_EQ(HUGE_PAGES, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
-	EXPECT_EQ(HUGE_PAGES, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(folio_pages, stats.to_device[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(folio_pages, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
 }
 
 /*
@@ -407,171 +500,171 @@ TEST_F_TIMEOUT(huge, there_and_back, TIMEOUT)
  * zero page then; but somebody wants them on the device, where besides not
  * everybody can read them.
  */
-TEST_F_TIMEOUT(huge, zeros_stay_on_the_device, TIMEOUT)
+TEST_F_TIMEOUT(whole, zeros_stay_on_the_device, TIMEOUT)
 {
-	memset(self->memory, 0, HUGE_SIZE);
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	ASSERT_EQ(1, huge_to_system(self->fd, self->memory, 1));
-	EXPECT_EQ(HUGE_PAGES - 1, pages_at(self->fd, self->memory, HUGE_PAGES,
+	memset(self->memory, 0, folio_size);
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(1, whole_to_system(self->fd, self->memory, 1));
+	EXPECT_EQ(folio_pages - 1, pages_at(self->fd, self->memory, folio_pages,
 					   TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(HUGE_PAGES - 1, device_used(self->fd, HUGE_PAGES - 1));
-	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, HUGE_SIZE, ZEROS));
-	EXPECT_EQ(HUGE_PAGES - 1, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
+	EXPECT_EQ(folio_pages - 1, device_used(self->fd, folio_pages - 1));
+	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, folio_size, ZEROS));
+	EXPECT_EQ(folio_pages - 1, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, nonzero(self->memory, folio_size));
 }
 
-TEST_F_TIMEOUT(huge, without_the_flag, TIMEOUT)
+TEST_F_TIMEOUT(whole, without_the_flag, TIMEOUT)
 {
 	struct test_hmm_migrate_statistics stats;
 
-	ASSERT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				    self->memory, HUGE_PAGES, 0));
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+	ASSERT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				    self->memory, folio_pages, 0));
+	EXPECT_TRUE(small_at(self->fd, self->memory, folio_pages,
 			     TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	/* Small pages remain small with the flag, too. */
-	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+	ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(small_at(self->fd, self->memory, folio_pages,
 			     TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
 	/* There with it, back without. */
-	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_TRUE(make_folio(self->fd, self->memory, 2));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_EQ(0, reset_statistics(self->fd));
-	ASSERT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
-				    self->memory, HUGE_PAGES, 0));
+	ASSERT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
+				    self->memory, folio_pages, 0));
 	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
-	EXPECT_EQ(HUGE_PAGES - 1, stats.splits);
-	EXPECT_EQ(HUGE_PAGES, stats.freed[0]);
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(folio_pages - 1, stats.splits);
+	EXPECT_EQ(folio_pages, stats.freed[0]);
+	EXPECT_TRUE(small_at(self->fd, self->memory, folio_pages,
 			     TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
 }
 
-TEST_F_TIMEOUT(huge, read_only_mapping, TIMEOUT)
+TEST_F_TIMEOUT(whole, read_only_mapping, TIMEOUT)
 {
-	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, mprotect(self->memory, folio_size, PROT_READ));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(-EPERM, device_write(self->fd, self->memory, 1, "x"));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
-	EXPECT_TRUE(written_in_place(self->memory, HUGE_SIZE));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+	EXPECT_TRUE(written_in_place(self->memory, folio_size));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
-	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(0, mprotect(self->memory, folio_size, PROT_READ));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(SIGSEGV, signal_of_write(self->memory));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* Copy on write: both have it by one entry each, none may write to it. */
-TEST_F_TIMEOUT(huge, shared_with_a_child, TIMEOUT)
+TEST_F_TIMEOUT(whole, shared_with_a_child, TIMEOUT)
 {
 	struct sharer sharer = {
 		.device = variant->device,
 		.memory = self->memory,
-		.end = HUGE_SIZE,
+		.end = folio_size,
 	};
 
-	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_huge_on_the_device));
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_whole_on_the_device));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	EXPECT_EQ(0, end_sharer(&sharer));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
-TEST_F_TIMEOUT(huge, shared_there_and_back, TIMEOUT)
+TEST_F_TIMEOUT(whole, shared_there_and_back, TIMEOUT)
 {
 	struct sharer sharer = {
 		.device = variant->device,
 		.memory = self->memory,
-		.end = HUGE_SIZE / 2,
+		.end = folio_size / 2,
 	};
 
-	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_huge_in_the_system));
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_whole_in_the_system));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 	EXPECT_EQ(0, end_sharer(&sharer));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* What the device or the CPU writes here, the child must not see. */
-TEST_F_TIMEOUT(huge, shared_and_written, TIMEOUT)
+TEST_F_TIMEOUT(whole, shared_and_written, TIMEOUT)
 {
 	static const writer writers[] = { cpu_fill_part, device_fill_part };
-	size_t end = 8 * page_size;
+	size_t end = 3 * page_size;
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(writers); i++) {
 		struct sharer sharer = { .memory = self->memory };
 
-		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		ASSERT_TRUE(start_sharer(&sharer, NULL, sees_seed_1));
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-						     HUGE_PAGES));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						     folio_pages));
 		ASSERT_EQ(0, writers[i](self->fd, self->memory, page_size, end, 2));
 		EXPECT_EQ(0, end_sharer(&sharer));
 		EXPECT_EQ(0, wrong(self->memory, page_size, 1));
 		EXPECT_EQ(0, wrong_part(self->memory, page_size, end, 2));
-		EXPECT_EQ(0, wrong_part(self->memory, end, HUGE_SIZE, 1));
+		EXPECT_EQ(0, wrong_part(self->memory, end, folio_size, 1));
 	}
 }
 
 /* One folio, mapped as a whole here and page by page there. */
-TEST_F_TIMEOUT(huge, shared_and_mapped_by_pages, TIMEOUT)
+TEST_F_TIMEOUT(whole, shared_and_mapped_by_pages, TIMEOUT)
 {
 	struct sharer sharer = {
 		.memory = self->memory,
-		.start = HUGE_SIZE / 4,
-		.end = HUGE_SIZE / 2,
+		.start = folio_size / 4,
+		.end = folio_size / 2,
 	};
 
 	ASSERT_TRUE(start_sharer(&sharer, maps_it_by_pages, sees_and_writes));
-	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(0, end_sharer(&sharer));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
-TEST_F_TIMEOUT(huge, shared_and_half_unmapped, TIMEOUT)
+TEST_F_TIMEOUT(whole, shared_and_half_unmapped, TIMEOUT)
 {
 	int early;
 
 	for (early = 0; early < 2; early++) {
 		struct sharer sharer = {
 			.memory = self->memory,
-			.end = HUGE_SIZE / 2,
+			.end = folio_size / 2,
 		};
 
-		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		if (early)
-			ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-							     HUGE_PAGES));
+			ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+							     folio_pages));
 		ASSERT_TRUE(start_sharer(&sharer, unmaps_the_part, sees_the_rest));
 		if (!early)
-			EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-							     HUGE_PAGES));
-		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-		EXPECT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory,
-						     HUGE_PAGES));
+			EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+							     folio_pages));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+		EXPECT_EQ(folio_pages, whole_to_system(self->fd, self->memory,
+						     folio_pages));
 		EXPECT_EQ(0, end_sharer(&sharer));
-		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 	}
 }
 
@@ -581,19 +674,19 @@ TEST_F_TIMEOUT(huge, shared_and_half_unmapped, TIMEOUT)
 static void expect_filled(struct __test_metadata *_metadata, int fd,
 			  unsigned char *memory)
 {
-	EXPECT_TRUE(huge_at(fd, memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(HUGE_PAGES, writable_pages(fd, memory, HUGE_PAGES));
-	EXPECT_EQ(HUGE_PAGES, device_used(fd, HUGE_PAGES));
-	EXPECT_EQ(0, device_differing(fd, memory, 0, HUGE_SIZE, ZEROS));
-	EXPECT_EQ(HUGE_PAGES, huge_to_system(fd, memory, HUGE_PAGES));
-	EXPECT_TRUE(huge_at(fd, memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, nonzero(memory, HUGE_SIZE));
-	fill(memory, HUGE_SIZE, 2);
-	EXPECT_EQ(0, wrong(memory, HUGE_SIZE, 2));
+	EXPECT_TRUE(whole_at(fd, memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(folio_pages, writable_pages(fd, memory, folio_pages));
+	EXPECT_EQ(folio_pages, device_used(fd, folio_pages));
+	EXPECT_EQ(0, device_differing(fd, memory, 0, folio_size, ZEROS));
+	EXPECT_EQ(folio_pages, whole_to_system(fd, memory, folio_pages));
+	EXPECT_TRUE(whole_at(fd, memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, nonzero(memory, folio_size));
+	fill(memory, folio_size, 2);
+	EXPECT_EQ(0, wrong(memory, folio_size, 2));
 }
 
 /* Nothing at all, and the huge zero page after a read; both can be left alone. */
-TEST_F_TIMEOUT(huge, holes, TIMEOUT)
+TEST_F_TIMEOUT(whole, holes, TIMEOUT)
 {
 	static const unsigned int kinds[] = {
 		TEST_HMM_MIGRATE_NONE, TEST_HMM_MIGRATE_ZERO,
@@ -603,84 +696,93 @@ TEST_F_TIMEOUT(huge, holes, TIMEOUT)
 	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
 		ASSERT_TRUE(make_hole(self->memory));
 		if (kinds[i] == TEST_HMM_MIGRATE_ZERO)
-			ASSERT_EQ(0, *self->memory);
-		ASSERT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+			ASSERT_EQ(0, nonzero(self->memory, folio_size));
+		ASSERT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 					       kinds[i]));
 		ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				     self->memory, HUGE_PAGES,
-				     TEST_HMM_MIGRATE_HUGE |
+				     self->memory, folio_pages,
+				     whole_flag |
 				     TEST_HMM_MIGRATE_SKIP_HOLES, &self->range));
-		EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
-		EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+		EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
+		EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 					       kinds[i]));
 
 		ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				     self->memory, HUGE_PAGES,
-				     TEST_HMM_MIGRATE_HUGE, &self->range));
-		EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+				     self->memory, folio_pages,
+				     whole_flag, &self->range));
+		EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
 		expect_filled(_metadata, self->fd, self->memory);
 	}
 }
 
-TEST_F_TIMEOUT(huge, read_only_hole, TIMEOUT)
+TEST_F_TIMEOUT(whole, read_only_hole, TIMEOUT)
 {
 	ASSERT_TRUE(make_hole(self->memory));
-	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
+	ASSERT_EQ(0, mprotect(self->memory, folio_size, PROT_READ));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(-EPERM, device_write(self->fd, self->memory, 1, "x"));
-	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, mprotect(self->memory, folio_size, PROT_READ | PROT_WRITE));
 	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, 0, page_size, 2));
 	EXPECT_EQ(0, wrong(self->memory, page_size, 2));
-	EXPECT_EQ(0, nonzero(self->memory + page_size, HUGE_SIZE - page_size));
+	EXPECT_EQ(0, nonzero(self->memory + page_size, folio_size - page_size));
 }
 
 /* Where huge pages are not wanted, or where there is a table for small ones. */
-TEST_F_TIMEOUT(huge, holes_for_small_pages, TIMEOUT)
+TEST_F_TIMEOUT(whole, holes_for_small_pages, TIMEOUT)
 {
-	unsigned long page = 100;
+	unsigned long page = folio_pages / 2 + 1;
 
 	ASSERT_TRUE(make_hole(self->memory));
-	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, madvise(self->memory, folio_size, MADV_NOHUGEPAGE));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+			     folio_pages, whole_flag, &self->range));
+	/* A destination that is larger than that is refused. */
+	EXPECT_EQ(whole_flag == TEST_HMM_MIGRATE_LARGE ? folio_pages : 0,
+		  self->range.pages[TEST_HMM_MIGRATE_REFUSED]);
+	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
+					whole_flag == TEST_HMM_MIGRATE_LARGE ?
+					TEST_HMM_MIGRATE_NONE :
+					TEST_HMM_MIGRATE_THIS_DEVICE));
+	hole_order = 0;
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_TRUE(small_at(self->fd, self->memory, folio_pages,
 			     TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, HUGE_SIZE, ZEROS));
-	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
+	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, folio_size, ZEROS));
+	EXPECT_EQ(0, nonzero(self->memory, folio_size));
 
-	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_DONTNEED));
+	ASSERT_EQ(0, madvise(self->memory, folio_size, MADV_DONTNEED));
 	fill_part(self->memory, page * page_size, (page + 1) * page_size, 2);
-	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_HUGEPAGE));
+	ASSERT_EQ(0, madvise(self->memory, folio_size, MADV_HUGEPAGE));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+			     folio_pages, whole_flag, &self->range));
 	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	EXPECT_EQ(HUGE_PAGES - 1, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(folio_pages - 1, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(small_at(self->fd, self->memory, folio_pages,
 			     TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, nonzero(self->memory, page * page_size));
 	EXPECT_EQ(0, wrong_part(self->memory, page * page_size,
 				(page + 1) * page_size, 2));
 	EXPECT_EQ(0, nonzero(self->memory + (page + 1) * page_size,
-			     (HUGE_PAGES - page - 1) * page_size));
+			     (folio_pages - page - 1) * page_size));
 }
 
 /* Parts, and several of them */
 
 /* The part moves, the rest stays, and neither is huge any more. */
-TEST_F_TIMEOUT(huge, part_of_a_huge_page, TIMEOUT)
+TEST_F_TIMEOUT(whole, part_of_a_huge_page, TIMEOUT)
 {
-	static const struct {
+	const struct {
 		unsigned long first, npages;
 	} parts[] = {
-		{ 0, HUGE_PAGES / 2 }, { HUGE_PAGES / 2, HUGE_PAGES / 2 },
-		{ HUGE_PAGES / 2 + 1, 1 }, { 1, HUGE_PAGES - 1 },
+		{ 0, folio_pages / 2 }, { folio_pages / 2, folio_pages / 2 },
+		{ folio_pages / 2 + 1, 1 }, { 1, folio_pages - 1 },
 	};
-	static const unsigned int flags[] = { 0, TEST_HMM_MIGRATE_HUGE };
+	const unsigned int flags[] = { 0, whole_flag };
 	unsigned int i, j;
 
 	for (i = 0; i < ARRAY_SIZE(parts); i++) {
@@ -688,34 +790,34 @@ TEST_F_TIMEOUT(huge, part_of_a_huge_page, TIMEOUT)
 			unsigned long first = parts[i].first, npages = parts[i].npages;
 			unsigned char *part = self->memory + first * page_size;
 
-			ASSERT_TRUE(make_huge(self->fd, self->memory, i + 2));
+			ASSERT_TRUE(make_folio(self->fd, self->memory, i + 2));
 			EXPECT_EQ(npages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 						part, npages, flags[j]));
 			EXPECT_TRUE(small_at(self->fd, part, npages,
 					     TEST_HMM_MIGRATE_THIS_DEVICE));
 			EXPECT_TRUE(!first || small_at(self->fd, self->memory, first,
 						       TEST_HMM_MIGRATE_SYSTEM));
-			EXPECT_EQ(HUGE_PAGES - npages,
-				  pages_at(self->fd, self->memory, HUGE_PAGES,
+			EXPECT_EQ(folio_pages - npages,
+				  pages_at(self->fd, self->memory, folio_pages,
 					   TEST_HMM_MIGRATE_SYSTEM));
-			EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE,
+			EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size,
 						  i + 2));
-			EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, i + 2));
+			EXPECT_EQ(0, wrong(self->memory, folio_size, i + 2));
 		}
 	}
 }
 
 /* Chunks that hold several huge pages, and such that cut them. */
-TEST_F_TIMEOUT(huge, chunks_of_any_size, TIMEOUT)
+TEST_F_TIMEOUT(whole, chunks_of_any_size, TIMEOUT)
 {
-	static const unsigned long chunks[] = {
-		HUGE_PAGES, 4 * HUGE_PAGES, HUGE_PAGES * 3 / 2, HUGE_PAGES / 2, 7,
+	const unsigned long chunks[] = {
+		folio_pages, 4 * folio_pages, folio_pages * 3 / 2, folio_pages / 2, 7,
 	};
-	size_t size = 4 * HUGE_SIZE;
-	unsigned char *area = mmap(NULL, size + HUGE_SIZE, PROT_READ | PROT_WRITE,
+	size_t size = 4 * folio_size;
+	unsigned char *area = mmap(NULL, size + folio_size, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	unsigned char *memory = (void *)(((uintptr_t)area + HUGE_SIZE - 1) &
-					 ~(HUGE_SIZE - 1));
+	unsigned char *memory = (void *)(((uintptr_t)area + folio_size - 1) &
+					 ~(folio_size - 1));
 	unsigned int i;
 
 	ASSERT_NE(MAP_FAILED, (void *)area);
@@ -723,7 +825,7 @@ TEST_F_TIMEOUT(huge, chunks_of_any_size, TIMEOUT)
 	for (i = 0; i < ARRAY_SIZE(chunks); i++) {
 		struct test_hmm_migrate_range range = {
 			.size = sizeof(range),
-			.flags = TEST_HMM_MIGRATE_HUGE,
+			.flags = whole_flag,
 			.addr = (uintptr_t)memory,
 			.length = size,
 			.chunk = chunks[i] * page_size,
@@ -732,116 +834,97 @@ TEST_F_TIMEOUT(huge, chunks_of_any_size, TIMEOUT)
 		ASSERT_EQ(0, madvise(memory, size, MADV_DONTNEED));
 		fill(memory, size, i);
 		ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, &range));
-		EXPECT_EQ(4 * HUGE_PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
-		EXPECT_TRUE(chunks[i] % HUGE_PAGES ||
-			    huge_at(self->fd, memory + HUGE_SIZE,
+		EXPECT_EQ(4 * folio_pages, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_TRUE(chunks[i] % folio_pages ||
+			    whole_at(self->fd, memory + folio_size,
 				    TEST_HMM_MIGRATE_THIS_DEVICE));
 		ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, &range));
-		EXPECT_EQ(4 * HUGE_PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(4 * folio_pages, range.pages[TEST_HMM_MIGRATE_MOVED]);
 		EXPECT_EQ(0, wrong(memory, size, i)) {
 			TH_LOG("chunks of %lu pages", chunks[i]);
 		}
 	}
-	munmap(area, size + HUGE_SIZE);
+	munmap(area, size + folio_size);
 }
 
 /*
- * A folio of the size of a huge page that small entries map is split, and what
- * lies in the range moves. That is so after a part had another protection, after
- * a part was unmapped, and after a part was moved elsewhere.
+ * A huge page that page tables map is a folio like any other, and migrates whole;
+ * so it is after a part had another protection. It is split after a part was
+ * unmapped, and after a part was moved elsewhere; what lies in the range moves.
  */
-TEST_F_TIMEOUT(huge, mapped_by_pages, TIMEOUT)
+TEST_F_TIMEOUT(whole, mapped_by_pages, TIMEOUT)
 {
-	size_t half = HUGE_SIZE / 2;
-	unsigned char *memory = self->memory;
+	unsigned char *memory = self->memory, *target;
+	size_t half = folio_size / 2;
+	void *area = map_huge_page(folio_size, &target);
 
+	ASSERT_NE(MAP_FAILED, area);
 	ASSERT_EQ(0, mprotect(memory, half, PROT_READ));
 	ASSERT_EQ(0, mprotect(memory, half, PROT_READ | PROT_WRITE));
-	ASSERT_TRUE(placed(self->fd, memory, HUGE_PAGES, TEST_HMM_MIGRATE_SYSTEM,
-			   HUGE_ORDER, 0));
-	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, memory, HUGE_PAGES));
-	EXPECT_TRUE(small_at(self->fd, memory, HUGE_PAGES,
-			     TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(memory, HUGE_SIZE, 1));
+	ASSERT_TRUE(placed(self->fd, memory, folio_pages, TEST_HMM_MIGRATE_SYSTEM,
+			   folio_order, 0) ||
+		    whole_at(self->fd, memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, memory, folio_pages));
+	EXPECT_EQ(folio_pages, in_folios(self->fd, memory, folio_order,
+					 TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, memory, folio_size, 1));
+	EXPECT_EQ(folio_pages, whole_to_system(self->fd, memory, folio_pages));
+	EXPECT_EQ(folio_pages, in_folios(self->fd, memory, folio_order,
+					 TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(memory, folio_size, 1));
 
-	ASSERT_TRUE(make_huge(self->fd, memory, 2));
+	/* In two pieces: the second one lies elsewhere. */
+	ASSERT_EQ(target, mremap(memory + half, half, half, MREMAP_MAYMOVE |
+				 MREMAP_FIXED, target));
+	EXPECT_EQ(folio_pages / 2, whole_to_device(self->fd, memory, folio_pages / 2));
+	EXPECT_EQ(folio_pages / 2, in_folios(self->fd, memory, 0,
+					     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(folio_pages / 2, whole_to_device(self->fd, target, folio_pages / 2));
+	EXPECT_EQ(0, device_wrong(self->fd, memory, half, 1));
+	EXPECT_EQ(0, wrong(memory, half, 1));
+	EXPECT_EQ(0, wrong_part(target - half, half, folio_size, 1));
+	munmap(area, 2 * folio_size);
+
+	ASSERT_TRUE(make_folio(self->fd, memory, 2));
 	ASSERT_EQ(0, munmap(memory + half, half));
-	EXPECT_EQ(HUGE_PAGES / 2, huge_to_device(self->fd, memory, HUGE_PAGES / 2));
-	EXPECT_TRUE(small_at(self->fd, memory, HUGE_PAGES / 2,
+	EXPECT_EQ(folio_pages / 2, whole_to_device(self->fd, memory, folio_pages / 2));
+	EXPECT_TRUE(small_at(self->fd, memory, folio_pages / 2,
 			     TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, device_wrong(self->fd, memory, half, 2));
-	EXPECT_EQ(HUGE_PAGES / 2, huge_to_system(self->fd, memory, HUGE_PAGES / 2));
+	EXPECT_EQ(folio_pages / 2, whole_to_system(self->fd, memory, folio_pages / 2));
 	EXPECT_EQ(0, wrong(memory, half, 2));
 }
 
-/* The word in brackets, of those that a file offers. */
-static bool get_choice(const char *path, char *choice, size_t size)
+/* For a caller that takes huge pages alone, others are split. */
+TEST_F_TIMEOUT(whole, for_who_takes_huge_pages, TIMEOUT)
 {
-	FILE *file = fopen(path, "r");
-	char line[256], *begin, *end;
-	bool found = false;
+	bool huge = folio_order == HUGE_ORDER;
 
-	if (!file)
-		return false;
-	if (fgets(line, sizeof(line), file)) {
-		begin = strchr(line, '[');
-		end = strchr(line, ']');
-		found = begin && end && end > begin &&
-			snprintf(choice, size, "%.*s", (int)(end - begin - 1),
-				 begin + 1) < (int)size;
-	}
-	fclose(file);
-	return found;
-}
+	whole_flag = TEST_HMM_MIGRATE_HUGE;
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(placed(self->fd, self->memory, folio_pages,
+			   TEST_HMM_MIGRATE_THIS_DEVICE, huge ? HUGE_ORDER : 0,
+			   huge ? HUGE_ORDER : 0));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
-static bool choose(const char *path, const char *choice)
-{
-	FILE *file = fopen(path, "w");
-	bool written;
-
-	if (!file)
-		return false;
-	written = fputs(choice, file) >= 0;
-	return !fclose(file) && written;
-}
-
-/* Folios between the sizes are split as well. */
-TEST_F_TIMEOUT(huge, folios_of_64_kib, TIMEOUT)
-{
-	static const char enabled[] =
-		"/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
-	struct test_hmm_migrate_page page;
-	size_t half = HUGE_SIZE / 2;
-	char before[32];
-
-	if (!get_choice(enabled, before, sizeof(before)))
-		SKIP(return, "no folios of 64 KiB");
-	/* Half of a huge page, so that there cannot be one. */
-	ASSERT_EQ(0, munmap(self->memory + half, half));
-	ASSERT_EQ(0, madvise(self->memory, half, MADV_DONTNEED));
-	EXPECT_TRUE(choose(enabled, "madvise"));
-	fill(self->memory, half, 2);
-	EXPECT_TRUE(choose(enabled, before));
-	ASSERT_EQ(0, snapshot(self->fd, self->memory, 1, &page));
-	EXPECT_LT(0, page.folio_order);
-
-	EXPECT_EQ(HUGE_PAGES / 2, huge_to_device(self->fd, self->memory,
-						 HUGE_PAGES / 2));
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES / 2,
-			     TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, half, 2));
-	EXPECT_EQ(HUGE_PAGES / 2, huge_to_system(self->fd, self->memory,
-						 HUGE_PAGES / 2));
-	EXPECT_EQ(0, wrong(self->memory, half, 2));
+	/* And who takes all takes these too. */
+	ASSERT_TRUE(make_folio(self->fd, self->memory, 2));
+	whole_flag = TEST_HMM_MIGRATE_LARGE;
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
 }
 
 /* Pins and locks */
 
 /* A pinned page keeps the whole of its huge page where it is, and whole. */
-TEST_F_TIMEOUT(huge, pinned_page, TIMEOUT)
+TEST_F_TIMEOUT(whole, pinned_page, TIMEOUT)
 {
-	unsigned char *page = self->memory + 77 * page_size;
+	unsigned char *page = self->memory + folio_pages / 3 * page_size;
 	unsigned char *buffer = malloc(page_size);
 	long split_pages = read_vmstat("thp_split_page");
 	int gup;
@@ -852,11 +935,11 @@ TEST_F_TIMEOUT(huge, pinned_page, TIMEOUT)
 	gup = pin(page, page_size, PIN_LONGTERM_TEST_FLAG_USE_WRITE);
 	ASSERT_LE(0, gup);
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(split_pages, read_vmstat("thp_split_page"));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
 	/* Whoever pinned it still sees what is written here. */
 	memset(page, 0x5a, page_size);
@@ -864,15 +947,15 @@ TEST_F_TIMEOUT(huge, pinned_page, TIMEOUT)
 	EXPECT_EQ(0, memcmp(buffer, page, page_size));
 	/* It cannot be split either. */
 	EXPECT_EQ(0, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			   HUGE_PAGES, 0));
+			   folio_pages, 0));
 	memset(page, 0xa5, page_size);
 	ASSERT_EQ(0, read_pinned(gup, buffer));
 	EXPECT_EQ(0, memcmp(buffer, page, page_size));
 	close(gup);
 
-	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
-	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+	ASSERT_TRUE(make_folio(self->fd, self->memory, 2));
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
 	free(buffer);
 }
 
@@ -881,7 +964,7 @@ TEST_F_TIMEOUT(huge, pinned_page, TIMEOUT)
  * from moving whole. Whether the migration meets the lock and outlasts it is a
  * matter of luck on a slow machine: one of many tries has to.
  */
-TEST_F_TIMEOUT(huge, locked_for_a_moment, TIMEOUT)
+TEST_F_TIMEOUT(whole, locked_for_a_moment, TIMEOUT)
 {
 	bool outlasted = false;
 	struct holder holder;
@@ -893,40 +976,42 @@ TEST_F_TIMEOUT(huge, locked_for_a_moment, TIMEOUT)
 		ASSERT_LE(0, again);
 		ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 1,
 					 500 + i * 7919 % 20000));
-		count = huge_to_device(self->fd, self->memory, HUGE_PAGES);
+		count = whole_to_device(self->fd, self->memory, folio_pages);
 		pthread_join(holder.thread, NULL);
 		ASSERT_EQ(0, holder.ret);
-		ASSERT_TRUE(huge_at(self->fd, self->memory, count ?
+		ASSERT_TRUE(whole_at(self->fd, self->memory, count ?
 				    TEST_HMM_MIGRATE_THIS_DEVICE :
 				    TEST_HMM_MIGRATE_SYSTEM));
-		outlasted = holder.hold.pages == 1 && count == (long)HUGE_PAGES &&
+		outlasted = holder.hold.pages == 1 && count == (long)folio_pages &&
 			    read_vmstat("migrate_vma_again") > again;
-		ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+		ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
 	}
 	EXPECT_TRUE(outlasted);
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
-TEST_F_TIMEOUT(huge, locked_for_long, TIMEOUT)
+TEST_F_TIMEOUT(whole, locked_for_long, TIMEOUT)
 {
 	struct holder holder;
 
 	ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 1, 500000));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
+			     folio_pages, whole_flag, &self->range));
 	pthread_join(holder.thread, NULL);
 	ASSERT_EQ(0, holder.ret);
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* Faults */
 
 /* Any page that the CPU touches brings back all of them, as a huge page. */
-TEST_F_TIMEOUT(huge, cpu_fault, TIMEOUT)
+TEST_F_TIMEOUT(whole, cpu_fault, TIMEOUT)
 {
-	static const unsigned long touched[] = { 0, 300, HUGE_PAGES - 1 };
+	const unsigned long touched[] = {
+		0, folio_pages * 3 / 5, folio_pages - 1,
+	};
 	struct test_hmm_migrate_statistics stats;
 	unsigned int i;
 
@@ -934,8 +1019,8 @@ TEST_F_TIMEOUT(huge, cpu_fault, TIMEOUT)
 		size_t offset = touched[i / 2] * page_size;
 		atomic_ulong *word = (void *)self->memory + offset;
 
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-						     HUGE_PAGES));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						     folio_pages));
 		ASSERT_EQ(0, reset_statistics(self->fd));
 		if (i % 2)
 			*word = pattern(1, offset);
@@ -943,20 +1028,22 @@ TEST_F_TIMEOUT(huge, cpu_fault, TIMEOUT)
 		ASSERT_EQ(0, statistics(self->fd, 0, &stats));
 		EXPECT_EQ(variant->private, stats.cpu_faults);
 		EXPECT_EQ(0, stats.splits);
-		EXPECT_TRUE(huge_at(self->fd, self->memory, variant->private ?
+		EXPECT_TRUE(whole_at(self->fd, self->memory, variant->private ?
 				    TEST_HMM_MIGRATE_SYSTEM :
 				    TEST_HMM_MIGRATE_THIS_DEVICE));
-		EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory,
-						     HUGE_PAGES));
-		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
-		ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+		EXPECT_EQ(folio_pages, writable_pages(self->fd, self->memory,
+						     folio_pages));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+		ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
 	}
 }
 
 /* If it is to be the touched page alone, the huge page is split on the device. */
-TEST_F_TIMEOUT(huge, cpu_fault_for_a_page, TIMEOUT)
+TEST_F_TIMEOUT(whole, cpu_fault_for_a_page, TIMEOUT)
 {
-	static const unsigned long touched[] = { 0, 300, HUGE_PAGES - 1 };
+	const unsigned long touched[] = {
+		0, folio_pages * 3 / 5, folio_pages - 1,
+	};
 	struct test_hmm_migrate_statistics stats;
 	unsigned int i;
 
@@ -966,23 +1053,23 @@ TEST_F_TIMEOUT(huge, cpu_fault_for_a_page, TIMEOUT)
 	for (i = 0; i < ARRAY_SIZE(touched); i++) {
 		size_t offset = touched[i] * page_size;
 
-		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-						     HUGE_PAGES));
+		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						     folio_pages));
 		ASSERT_EQ(0, reset_statistics(self->fd));
 		EXPECT_EQ(0, wrong_part(self->memory, offset, offset + 8, 1));
 		ASSERT_EQ(0, statistics(self->fd, 0, &stats));
-		EXPECT_EQ(HUGE_PAGES - 1, stats.splits);
+		EXPECT_EQ(folio_pages - 1, stats.splits);
 		EXPECT_EQ(1, stats.to_system[TEST_HMM_MIGRATE_MOVED]);
 		EXPECT_TRUE(small_at(self->fd, self->memory + offset, 1,
 				     TEST_HMM_MIGRATE_SYSTEM));
-		EXPECT_EQ(HUGE_PAGES - 1, pages_at(self->fd, self->memory, HUGE_PAGES,
+		EXPECT_EQ(folio_pages - 1, pages_at(self->fd, self->memory, folio_pages,
 						   TEST_HMM_MIGRATE_THIS_DEVICE));
 		EXPECT_TRUE(!offset || small_at(self->fd, self->memory, touched[i],
 						TEST_HMM_MIGRATE_THIS_DEVICE));
-		EXPECT_EQ(HUGE_PAGES - 1, device_used(self->fd, HUGE_PAGES - 1));
-		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(folio_pages - 1, device_used(self->fd, folio_pages - 1));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 	}
 }
 
@@ -1032,16 +1119,16 @@ static void touch_at_once(struct __test_metadata *_metadata, int fd,
 		touchers[i] = (struct toucher) {
 			.barrier = &barrier,
 			.memory = memory,
-			.first = i * HUGE_PAGES / ARRAY_SIZE(touchers),
-			.npages = HUGE_PAGES / ARRAY_SIZE(touchers),
+			.first = i * folio_pages / ARRAY_SIZE(touchers),
+			.npages = folio_pages / ARRAY_SIZE(touchers) ?: 1,
 			.rounds = rounds,
 		};
 		ASSERT_EQ(0, pthread_create(&touchers[i].thread, NULL, touch,
 					    &touchers[i]));
 	}
 	for (round = 0; round < rounds; round++) {
-		EXPECT_TRUE(make_huge(fd, memory, 1));
-		EXPECT_EQ(HUGE_PAGES, huge_to_device(fd, memory, HUGE_PAGES));
+		EXPECT_TRUE(make_folio(fd, memory, 1));
+		EXPECT_EQ(folio_pages, whole_to_device(fd, memory, folio_pages));
 		pthread_barrier_wait(&barrier);
 		pthread_barrier_wait(&barrier);
 	}
@@ -1049,193 +1136,245 @@ static void touch_at_once(struct __test_metadata *_metadata, int fd,
 		pthread_join(touchers[i].thread, NULL);
 		EXPECT_EQ(0, touchers[i].errors);
 	}
-	EXPECT_EQ(0, wrong(memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(memory, folio_size, 1));
 }
 
 /* Eight threads fault on one device folio. None may keep the others from it. */
-TEST_F_TIMEOUT(huge, eight_threads_fault_at_once, 90)
+TEST_F_TIMEOUT(whole, eight_threads_fault_at_once, 90)
 {
-	touch_at_once(_metadata, self->fd, self->memory, HUGE_ORDER,
+	touch_at_once(_metadata, self->fd, self->memory, folio_order,
 		      trips() / 100 + 2);
 }
 
-TEST_F_TIMEOUT(huge, eight_threads_fault_for_pages, 90)
+TEST_F_TIMEOUT(whole, eight_threads_fault_for_pages, 90)
 {
 	touch_at_once(_metadata, self->fd, self->memory, 0, trips() / 500 + 2);
 }
 
 /* Through the device's own page table, and by faults of the device. */
-TEST_F_TIMEOUT(huge, device_access, TIMEOUT)
+TEST_F_TIMEOUT(whole, device_access, TIMEOUT)
 {
 	struct test_hmm_migrate_access access;
-	unsigned char *buffer = malloc(HUGE_SIZE);
+	unsigned char *buffer = malloc(folio_size);
 
 	ASSERT_NE(NULL, buffer);
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	/* The driver entered the pages as they came. */
 	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, self->memory,
-				   HUGE_SIZE, buffer, &access));
+				   folio_size, buffer, &access));
 	EXPECT_EQ(0, access.faults);
-	EXPECT_EQ(0, wrong(buffer, HUGE_SIZE, 1));
-	fill(buffer, HUGE_SIZE, 2);
+	EXPECT_EQ(0, wrong(buffer, folio_size, 1));
+	fill(buffer, folio_size, 2);
 	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_WRITE, self->memory,
-				   HUGE_SIZE, buffer, &access));
+				   folio_size, buffer, &access));
 	EXPECT_EQ(0, access.faults);
 
 	/* And has to find them again. */
-	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ));
+	ASSERT_EQ(0, mprotect(self->memory, folio_size, PROT_READ));
 	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, self->memory,
-				   HUGE_SIZE, buffer, &access));
+				   folio_size, buffer, &access));
 	EXPECT_LT(0, access.faults);
-	EXPECT_EQ(0, wrong(buffer, HUGE_SIZE, 2));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	ASSERT_EQ(0, mprotect(self->memory, HUGE_SIZE, PROT_READ | PROT_WRITE));
-	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, 0, HUGE_SIZE, 3));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 3));
+	EXPECT_EQ(0, wrong(buffer, folio_size, 2));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	ASSERT_EQ(0, mprotect(self->memory, folio_size, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, 0, folio_size, 3));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 3));
 	free(buffer);
 }
 
 /* Failures */
 
-TEST_F_TIMEOUT(huge, no_huge_page_on_the_device, TIMEOUT)
+TEST_F_TIMEOUT(whole, no_folio_on_the_device, TIMEOUT)
 {
 	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
-				  HUGE_ORDER, 1, -1));
-	EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
-			     TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+				  folio_order, 1, -1));
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_TRUE(smaller_at(self->fd, self->memory,
+			       TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
 	/* The same for a hole. */
 	ASSERT_TRUE(make_hole(self->memory));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
-			     TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(smaller_at(self->fd, self->memory,
+			       TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, nonzero(self->memory, folio_size));
+}
+
+/* Of every order that is left there is none, down to the smallest one. */
+TEST_F_TIMEOUT(whole, orders_that_fail, TIMEOUT)
+{
+	unsigned int order;
+
+	if (whole_flag != TEST_HMM_MIGRATE_LARGE)
+		whole_flag = TEST_HMM_MIGRATE_LARGE;
+	for (order = 1; order <= folio_order; order++) {
+		unsigned int expected = order <= 2 ? 0 : order - 1;
+
+		ASSERT_TRUE(make_folio(self->fd, self->memory, order));
+		ASSERT_EQ(0, inject_order(self->fd,
+					  TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
+					  order, 1, -1));
+		EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						       folio_pages));
+		EXPECT_TRUE(placed(self->fd, self->memory, folio_pages,
+				   TEST_HMM_MIGRATE_THIS_DEVICE, expected, expected));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, order));
+		/* What is smaller stays so; what fails now is smaller still. */
+		ASSERT_EQ(0, inject_order(self->fd,
+					  TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
+					  order > 2 ? order - 1 : order, 1, -1));
+		expected = order <= 3 ? 0 : order - 2;
+		EXPECT_EQ(folio_pages, whole_to_system(self->fd, self->memory,
+						       folio_pages));
+		EXPECT_TRUE(placed(self->fd, self->memory, folio_pages,
+				   TEST_HMM_MIGRATE_SYSTEM, expected, expected));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, order));
+		disarm(self->fd);
+	}
 }
 
 /* Nor any small ones: some, and then none at all. */
-TEST_F_TIMEOUT(huge, no_memory_on_the_device, TIMEOUT)
+TEST_F_TIMEOUT(whole, no_memory_on_the_device, TIMEOUT)
 {
-	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1, 100));
-	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	/* The first one was that of the huge page. */
-	EXPECT_EQ(99, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
-	EXPECT_EQ(HUGE_PAGES - 99, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	unsigned long fail = 1, order, pages = folio_pages / 2;
 
-	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
+	/* Each larger order once, and then so many small ones. */
+	for (order = folio_order; whole_flag == TEST_HMM_MIGRATE_LARGE && order > 2;
+	     order--)
+		fail++;
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1,
+			    fail + pages));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(pages, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(folio_pages - pages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+
+	ASSERT_TRUE(make_folio(self->fd, self->memory, 2));
 	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1, -1));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
 }
 
-TEST_F_TIMEOUT(huge, device_is_full, TIMEOUT)
+TEST_F_TIMEOUT(whole, device_is_full, TIMEOUT)
 {
+	unsigned long more = 2 * folio_pages, few = folio_pages - 1;
 	struct test_hmm_migrate_info info;
-	unsigned long more = 2 * HUGE_PAGES;
-	size_t size;
+	unsigned char *memory;
+	size_t size, align = page_size << HUGE_ORDER;
 	void *area;
 
 	ASSERT_EQ(0, get_info(self->fd, &info));
 	size = (info.pages + more) * page_size;
-	area = mmap(NULL, size, PROT_READ | PROT_WRITE,
+	area = mmap(NULL, size + align, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	ASSERT_NE(MAP_FAILED, area);
-	ASSERT_EQ(0, madvise(area, size, MADV_HUGEPAGE));
-	fill(area, HUGE_SIZE, 2);
-	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, area,
-			     size / page_size, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	EXPECT_EQ(info.pages, self->range.pages[TEST_HMM_MIGRATE_FILLED] + HUGE_PAGES);
+	memory = (void *)(((uintptr_t)area + align - 1) & ~(align - 1));
+	ASSERT_EQ(0, madvise(memory, size, MADV_HUGEPAGE));
+	fill(memory, folio_size, 2);
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, memory,
+			     size / page_size, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(info.pages, self->range.pages[TEST_HMM_MIGRATE_FILLED] + folio_pages);
 	EXPECT_EQ(more, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
-	EXPECT_EQ(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(whole_at(self->fd, memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_TRUE(whole_at(self->fd, memory + folio_size,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
-	/* Some small pages are free, but no huge one. */
-	ASSERT_EQ(100, huge_to_system(self->fd, area, 100));
-	EXPECT_EQ(100, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(area, HUGE_SIZE, 2));
-	munmap(area, size);
+	/* Some small pages are free, but no folio of that order. */
+	ASSERT_EQ(few, whole_to_system(self->fd, memory, few));
+	EXPECT_EQ(few, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+	EXPECT_EQ(0, wrong(memory, folio_size, 2));
+	munmap(area, size + align);
 }
 
-TEST_F_TIMEOUT(huge, no_huge_page_in_the_system, TIMEOUT)
+/* A CPU fault takes every order, whoever moved the folio to the device. */
+static unsigned int fault_fallback(void)
+{
+	return folio_order <= 2 ? 0 : folio_order - 1;
+}
+
+TEST_F_TIMEOUT(whole, no_folio_in_the_system, TIMEOUT)
 {
 	int fault;
 
 	for (fault = 0; fault < (variant->private ? 2 : 1); fault++) {
-		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-						     HUGE_PAGES));
+		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						     folio_pages));
 		ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
-					  HUGE_ORDER, 1, 1));
-		EXPECT_EQ(fault ? 0 : HUGE_PAGES,
-			  fault ? wrong_part(self->memory, 7 * page_size,
-					     8 * page_size, 1) :
-				  huge_to_system(self->fd, self->memory, HUGE_PAGES));
-		EXPECT_TRUE(small_at(self->fd, self->memory + 7 * page_size, 1,
-				     TEST_HMM_MIGRATE_SYSTEM));
-		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
-		EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
-				     TEST_HMM_MIGRATE_SYSTEM));
+					  folio_order, 1, 1));
+		EXPECT_EQ(fault ? 0 : folio_pages,
+			  fault ? wrong_part(self->memory, page_size,
+					     2 * page_size, 1) :
+				  whole_to_system(self->fd, self->memory, folio_pages));
+		EXPECT_EQ(1, pages_at(self->fd, self->memory + page_size, 1,
+				      TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+		EXPECT_TRUE(placed(self->fd, self->memory, folio_pages,
+				   TEST_HMM_MIGRATE_SYSTEM,
+				   fault ? fault_fallback() : smaller_order(),
+				   fault ? fault_fallback() : smaller_order()));
 		EXPECT_EQ(0, device_used(self->fd, 0));
 	}
 }
 
 /* If one page cannot be copied, the huge page stays, and stays whole. */
-TEST_F_TIMEOUT(huge, copy_fails, TIMEOUT)
+TEST_F_TIMEOUT(whole, copy_fails, TIMEOUT)
 {
-	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 100, 1));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, folio_pages / 2, 1));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(0, device_used(self->fd, 0));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, HUGE_PAGES, 1));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, folio_pages, 1));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
 	ASSERT_TRUE(make_hole(self->memory));
 	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 1, 1));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			     HUGE_PAGES, TEST_HMM_MIGRATE_HUGE, &self->range));
-	EXPECT_EQ(HUGE_PAGES, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
-	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 				       TEST_HMM_MIGRATE_NONE));
-	EXPECT_EQ(0, nonzero(self->memory, HUGE_SIZE));
+	EXPECT_EQ(0, nonzero(self->memory, folio_size));
 }
 
-TEST_F_TIMEOUT(huge, copy_fails_in_a_cpu_fault, TIMEOUT)
+TEST_F_TIMEOUT(whole, copy_fails_in_a_cpu_fault, TIMEOUT)
 {
 	struct sigaction action = { .sa_handler = jump_on_sigbus };
 	size_t wrong_words = 0;
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
-	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 100, 1));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, folio_pages / 2, 1));
 	EXPECT_EQ(variant->private, raises_sigbus(self->memory, page_size, 1,
 						  &wrong_words));
 	EXPECT_EQ(0, wrong_words);
 	signal(SIGBUS, SIG_DFL);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* Within the device, and away from it */
@@ -1246,81 +1385,82 @@ static uint64_t frame_of(void *addr)
 	return pagemap_of(addr) & PM_PFN;
 }
 
-TEST_F_TIMEOUT(huge, relocation, TIMEOUT)
+TEST_F_TIMEOUT(whole, relocation, TIMEOUT)
 {
 	struct test_hmm_migrate_statistics stats;
 	uint64_t before;
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	before = frame_of(self->memory);
 	ASSERT_EQ(0, reset_statistics(self->fd));
-	EXPECT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				    self->memory, HUGE_PAGES,
-				    TEST_HMM_MIGRATE_HUGE |
+	EXPECT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				    self->memory, folio_pages,
+				    whole_flag |
 				    TEST_HMM_MIGRATE_RELOCATE));
 	EXPECT_NE(before, frame_of(self->memory));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(folio_pages, writable_pages(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(folio_pages, device_used(self->fd, folio_pages));
 	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
-	EXPECT_EQ(1, stats.allocated[HUGE_ORDER]);
+	EXPECT_EQ(1, stats.allocated[folio_order]);
 	EXPECT_EQ(0, stats.splits);
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 
 	/* Where there is no other huge page, small ones have to do. */
 	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
-				  HUGE_ORDER, 1, 1));
-	EXPECT_EQ(HUGE_PAGES, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				    self->memory, HUGE_PAGES,
-				    TEST_HMM_MIGRATE_HUGE |
+				  folio_order, 1, 1));
+	EXPECT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				    self->memory, folio_pages,
+				    whole_flag |
 				    TEST_HMM_MIGRATE_RELOCATE));
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
-			     TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(smaller_at(self->fd, self->memory,
+			       TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(folio_pages, device_used(self->fd, folio_pages));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* What is not on the device is not relocated. */
-TEST_F_TIMEOUT(huge, relocation_of_nothing, TIMEOUT)
+TEST_F_TIMEOUT(whole, relocation_of_nothing, TIMEOUT)
 {
 	EXPECT_EQ(0, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
-			   HUGE_PAGES, TEST_HMM_MIGRATE_HUGE |
+			   folio_pages, whole_flag |
 			   TEST_HMM_MIGRATE_RELOCATE));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
-TEST_F_TIMEOUT(huge, eviction, TIMEOUT)
+TEST_F_TIMEOUT(whole, eviction, TIMEOUT)
 {
 	struct test_hmm_migrate_evict argument;
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_EQ(0, evict(self->fd, &argument));
-	EXPECT_EQ(HUGE_PAGES, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(folio_pages, argument.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, argument.remaining);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(HUGE_PAGES, writable_pages(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(folio_pages, writable_pages(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
-				  HUGE_ORDER, 1, 1));
+				  folio_order, 1, 1));
 	ASSERT_EQ(0, evict(self->fd, &argument));
-	EXPECT_EQ(HUGE_PAGES, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(folio_pages, argument.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, argument.remaining);
-	EXPECT_TRUE(small_at(self->fd, self->memory, HUGE_PAGES,
-			     TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(placed(self->fd, self->memory, folio_pages,
+			   TEST_HMM_MIGRATE_SYSTEM, fault_fallback(),
+			   fault_fallback()));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
-	ASSERT_TRUE(make_huge(self->fd, self->memory, 2));
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 100, 1));
+	ASSERT_TRUE(make_folio(self->fd, self->memory, 2));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, folio_pages / 2, 1));
 	ASSERT_EQ(0, evict(self->fd, &argument));
-	EXPECT_EQ(HUGE_PAGES, argument.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
-	EXPECT_EQ(HUGE_PAGES, argument.remaining);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 2));
+	EXPECT_EQ(folio_pages, argument.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(folio_pages, argument.remaining);
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
 }
 
 /* Evicts until nothing is left on the device: a page may be busy for a moment. */
@@ -1336,7 +1476,7 @@ static bool evict_all(int fd)
 	return !argument.remaining;
 }
 
-TEST_F_TIMEOUT(huge, eviction_of_shared_memory, TIMEOUT)
+TEST_F_TIMEOUT(whole, eviction_of_shared_memory, TIMEOUT)
 {
 	static int (*const before[])(struct sharer *sharer) = {
 		NULL, maps_it_by_pages, sees_and_writes,
@@ -1347,32 +1487,32 @@ TEST_F_TIMEOUT(huge, eviction_of_shared_memory, TIMEOUT)
 		struct sharer sharer = {
 			.device = variant->device,
 			.memory = self->memory,
-			.start = HUGE_SIZE / 2,
-			.end = HUGE_SIZE / 2 + page_size,
+			.start = folio_size / 2,
+			.end = folio_size / 2 + page_size,
 		};
 
-		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-						     HUGE_PAGES));
+		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						     folio_pages));
 		ASSERT_TRUE(start_sharer(&sharer, before[i], i ? sees_the_rest :
-					 has_it_huge_in_the_system));
+					 has_it_whole_in_the_system));
 		EXPECT_TRUE(evict_all(self->fd));
-		EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+		EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 					       TEST_HMM_MIGRATE_SYSTEM));
-		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 		EXPECT_EQ(0, end_sharer(&sharer));
-		EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 	}
 }
 
 /* Its folio is one still, or is not; what is left of it comes back. */
-TEST_F_TIMEOUT(huge, eviction_of_what_is_partly_unmapped, TIMEOUT)
+TEST_F_TIMEOUT(whole, eviction_of_what_is_partly_unmapped, TIMEOUT)
 {
-	static const struct {
+	const struct {
 		unsigned long first, npages;
 	} parts[] = {
-		{ 0, HUGE_PAGES / 2 }, { HUGE_PAGES / 2, HUGE_PAGES / 2 },
-		{ HUGE_PAGES / 2 + 1, 1 }, { 0, HUGE_PAGES - 1 },
+		{ 0, folio_pages / 2 }, { folio_pages / 2, folio_pages / 2 },
+		{ folio_pages / 2 + 1, 1 }, { 0, folio_pages - 1 },
 	};
 	unsigned int i;
 
@@ -1380,70 +1520,84 @@ TEST_F_TIMEOUT(huge, eviction_of_what_is_partly_unmapped, TIMEOUT)
 		size_t start = parts[i].first * page_size;
 		size_t end = start + parts[i].npages * page_size;
 
-		ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory,
-						     HUGE_PAGES));
+		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						     folio_pages));
 		ASSERT_EQ(0, madvise(self->memory + start, end - start,
 				     MADV_DONTNEED));
 		EXPECT_TRUE(evict_all(self->fd));
-		EXPECT_EQ(HUGE_PAGES - parts[i].npages,
-			  pages_at(self->fd, self->memory, HUGE_PAGES,
+		EXPECT_EQ(folio_pages - parts[i].npages,
+			  pages_at(self->fd, self->memory, folio_pages,
 				   TEST_HMM_MIGRATE_SYSTEM));
 		EXPECT_EQ(0, wrong(self->memory, start, 1));
 		EXPECT_EQ(0, nonzero(self->memory + start, end - start));
-		EXPECT_EQ(0, wrong_part(self->memory, end, HUGE_SIZE, 1));
+		EXPECT_EQ(0, wrong_part(self->memory, end, folio_size, 1));
 	}
 }
 
 /* Neither takes what is the other's; its memory comes back for that first. */
-TEST_F_TIMEOUT(huge, another_device, TIMEOUT)
+TEST_F_TIMEOUT(whole, another_device, TIMEOUT)
 {
 	int other = open_device(variant->device + 1);
 
 	if (other < 0 && !variant->private)
 		SKIP(return, "no two coherent devices, is there Soft Reserved memory?");
 	ASSERT_LE(0, other);
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(HUGE_PAGES, pages_at(other, self->memory, HUGE_PAGES,
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(folio_pages, pages_at(other, self->memory, folio_pages,
 				       TEST_HMM_MIGRATE_OTHER_DEVICE));
-	EXPECT_EQ(0, huge_to_device(other, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, huge_to_system(other, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, whole_to_device(other, self->memory, folio_pages));
+	EXPECT_EQ(0, whole_to_system(other, self->memory, folio_pages));
 	EXPECT_EQ(0, moved(other, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
-			   HUGE_PAGES / 2, 0));
-	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+			   folio_pages / 2, 0));
+	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 				       TEST_HMM_MIGRATE_THIS_DEVICE));
 
-	EXPECT_EQ(0, device_wrong(other, self->memory, HUGE_SIZE, 1));
-	EXPECT_EQ(HUGE_PAGES, pages_at(other, self->memory, HUGE_PAGES,
+	EXPECT_EQ(0, device_wrong(other, self->memory, folio_size, 1));
+	EXPECT_EQ(folio_pages, pages_at(other, self->memory, folio_pages,
 				       variant->private ? TEST_HMM_MIGRATE_SYSTEM :
 				       TEST_HMM_MIGRATE_OTHER_DEVICE));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 	close(other);
 }
 
-TEST_F_TIMEOUT(huge, two_threads_against_each_other, TIMEOUT)
+TEST_F_TIMEOUT(whole, two_threads_against_each_other, TIMEOUT)
 {
 	migrate_against_each_other(_metadata, self->fd, self->fd, self->memory,
-				   HUGE_PAGES, TEST_HMM_MIGRATE_HUGE);
+				   folio_pages, whole_flag);
 }
 
-TEST_F_TIMEOUT(huge, kill_while_migrating, TIMEOUT)
+TEST_F_TIMEOUT(whole, kill_while_migrating, TIMEOUT)
 {
-	kill_while_migrating(_metadata, variant->device, self->memory, HUGE_PAGES,
-			     TEST_HMM_MIGRATE_HUGE);
+	kill_while_migrating(_metadata, variant->device, self->memory, folio_pages,
+			     whole_flag);
 }
 
-/* What the arguments that are new with huge pages may not be. */
-TEST_F_TIMEOUT(huge, bad_arguments, TIMEOUT)
+static int migrate_holes(int fd, void *addr, unsigned long npages,
+			 unsigned int flags, unsigned int order)
+{
+	struct test_hmm_migrate_range range = {
+		.size = sizeof(range),
+		.flags = flags,
+		.addr = (uintptr_t)addr,
+		.length = npages * page_size,
+		.hole_order = order,
+	};
+
+	return device_ioctl(fd, TEST_HMM_MIGRATE_TO_DEVICE, &range);
+}
+
+/* What the arguments that are new with large folios may not be. */
+TEST_F_TIMEOUT(whole, bad_arguments, TIMEOUT)
 {
 	static const struct {
 		unsigned long request;
 		unsigned int flags;
 		int error;
 	} cases[] = {
-		{ TEST_HMM_MIGRATE_TO_DEVICE, 0x8, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, 0x10, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_HUGE | 0x80000000, -EINVAL },
-		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0x8, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0x10, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE |
 		  TEST_HMM_MIGRATE_HUGE, -EINVAL },
@@ -1461,12 +1615,16 @@ TEST_F_TIMEOUT(huge, bad_arguments, TIMEOUT)
 
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
 		EXPECT_EQ(cases[i].error, migrate(self->fd, cases[i].request,
-						  self->memory, HUGE_PAGES,
+						  self->memory, folio_pages,
 						  cases[i].flags, &self->range)) {
 			TH_LOG("case %u", i);
 		}
 	}
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(-EINVAL, migrate_holes(self->fd, self->memory, 1,
+					 TEST_HMM_MIGRATE_HUGE, 2));
+	EXPECT_EQ(-EINVAL, migrate_holes(self->fd, self->memory, 1,
+					 TEST_HMM_MIGRATE_LARGE, HUGE_ORDER + 1));
 	for (i = 0; i < ARRAY_SIZE(orders); i++) {
 		struct test_hmm_migrate_fault_order argument = orders[i];
 
@@ -1478,7 +1636,7 @@ TEST_F_TIMEOUT(huge, bad_arguments, TIMEOUT)
 	}
 	for (i = 0; i <= HUGE_ORDER; i++)
 		EXPECT_EQ(0, set_fault_order(self->fd, i));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* Accounts */
@@ -1502,7 +1660,8 @@ struct figure {
 
 static const struct figure figures[] = {
 	{ "/proc/vmstat", "nr_anon_transparent_hugepages" },
-	{ "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/stats/nr_anon" },
+	/* The path of the order in question, see choose_order(). */
+	{ nr_anon_path },
 	{ NULL, "Rss:" },
 	{ NULL, "Anonymous:" },
 	{ NULL, "AnonHugePages:" },
@@ -1567,28 +1726,29 @@ static bool make_cgroup(void)
 }
 
 /* Another word changes each time. All that the kernel counts stays as it was. */
-TEST_F_TIMEOUT(huge, a_thousand_trips, TIMEOUT)
+TEST_F_TIMEOUT(whole, a_thousand_trips, TIMEOUT)
 {
 	bool in_cgroup = make_cgroup();
 	unsigned int count = ARRAY_SIZE(figures) - (in_cgroup ? 0 : NR_CGROUP_FIGURES);
 	long before[ARRAY_SIZE(figures)];
-	unsigned long trip, end = variant->private ? trips() : trips() / 10 + 1;
+	bool often = variant->private && (folio_order == 4 || folio_order == HUGE_ORDER);
+	unsigned long trip, end = often ? trips() : trips() / 10 + 1;
 
-	ASSERT_TRUE(make_huge(self->fd, self->memory, 1));
+	ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 	/* The first look at them needs memory itself. */
 	read_figures(self->memory, count, before);
 	read_figures(self->memory, count, before);
 	for (trip = 0; trip < end; trip++) {
-		size_t offset = trip * 4104 % HUGE_SIZE;
+		size_t offset = trip * 4104 % folio_size;
 		uint64_t *word = (uint64_t *)(self->memory + offset);
 
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES)) {
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages)) {
 			TH_LOG("trip %lu", trip);
 		}
 		/* On the device it is the process's memory, too. */
 		if (!trip)
 			expect_figures(_metadata, self->memory, count, before);
-		ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES)) {
+		ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages)) {
 			TH_LOG("trip %lu", trip);
 		}
 		EXPECT_EQ(pattern(1, offset), *word);
@@ -1596,12 +1756,12 @@ TEST_F_TIMEOUT(huge, a_thousand_trips, TIMEOUT)
 		*word = pattern(1, offset);
 	}
 	expect_figures(_metadata, self->memory, count, before);
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
 	if (in_cgroup) {
-		EXPECT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-		EXPECT_EQ(0, munmap(self->memory, HUGE_SIZE));
+		EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+		EXPECT_EQ(0, munmap(self->memory, folio_size));
 		EXPECT_GT(1 << 20, read_key(CGROUP "memory.stat", "anon"));
 		EXPECT_TRUE(enter_cgroup(CGROUPS));
 		EXPECT_EQ(0, rmdir(CGROUP));
@@ -1611,27 +1771,27 @@ TEST_F_TIMEOUT(huge, a_thousand_trips, TIMEOUT)
 }
 
 /* What is unmapped on the device, at once or in two parts, is counted no more. */
-TEST_F_TIMEOUT(huge, figures_after_munmap, TIMEOUT)
+TEST_F_TIMEOUT(whole, figures_after_munmap, TIMEOUT)
 {
-	size_t half = HUGE_SIZE / 2;
+	size_t half = folio_size / 2;
 	long before[NR_SYSTEM_FIGURES];
 	unsigned int i;
 
-	ASSERT_EQ(0, munmap(self->memory, HUGE_SIZE));
+	ASSERT_EQ(0, munmap(self->memory, folio_size));
 	read_figures(NULL, NR_SYSTEM_FIGURES, before);
 	for (i = 0; i < 3; i++) {
 		unsigned char *memory;
-		void *area = map_huge_page(HUGE_SIZE, &memory);
+		void *area = map_huge_page(folio_size, &memory);
 
 		ASSERT_NE(MAP_FAILED, area);
-		ASSERT_TRUE(make_huge(self->fd, memory, 1));
-		ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, memory, HUGE_PAGES));
+		ASSERT_TRUE(make_folio(self->fd, memory, 1));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, memory, folio_pages));
 		if (i)
 			ASSERT_EQ(0, munmap(memory + half, half));
 		if (i == 2)
-			ASSERT_EQ(HUGE_PAGES / 2, huge_to_system(self->fd, memory,
-								 HUGE_PAGES / 2));
-		ASSERT_EQ(0, munmap(area, 2 * HUGE_SIZE));
+			ASSERT_EQ(folio_pages / 2, whole_to_system(self->fd, memory,
+								 folio_pages / 2));
+		ASSERT_EQ(0, munmap(area, 2 * folio_size));
 		EXPECT_EQ(0, device_used(self->fd, 0));
 		expect_figures(_metadata, NULL, NR_SYSTEM_FIGURES, before);
 	}
@@ -1660,54 +1820,49 @@ FIXTURE_VARIANT(operation)
 {
 	unsigned int device;
 	bool private;
+	unsigned int order;
 	unsigned long first;
 	unsigned long npages;
 };
 
-FIXTURE_VARIANT_ADD(operation, private_whole)
-{
-	.device = 0,
-	.private = true,
-	.first = 0,
-	.npages = HUGE_PAGES,
-};
+#define OPERATION_VARIANT(name, _device, _order, _first, _npages)	\
+	FIXTURE_VARIANT_ADD(operation, name) {				\
+		.device = _device, .private = _device < 2,		\
+		.order = _order, .first = _first, .npages = _npages,	\
+	}
 
-FIXTURE_VARIANT_ADD(operation, private_half)
-{
-	.device = 0,
-	.private = true,
-	.first = 0,
-	.npages = HUGE_PAGES / 2,
-};
-
-FIXTURE_VARIANT_ADD(operation, private_page)
-{
-	.device = 0,
-	.private = true,
-	.first = HUGE_PAGES / 2 + 1,
-	.npages = 1,
-};
-
-FIXTURE_VARIANT_ADD(operation, coherent_half)
-{
-	.device = 2,
-	.private = false,
-	.first = HUGE_PAGES / 2,
-	.npages = HUGE_PAGES / 2,
-};
+OPERATION_VARIANT(private_16k_whole, 0, 2, 0, 4);
+OPERATION_VARIANT(private_16k_half, 0, 2, 0, 2);
+OPERATION_VARIANT(private_16k_page, 0, 2, 2, 1);
+OPERATION_VARIANT(private_32k_page, 0, 3, 5, 1);
+OPERATION_VARIANT(private_64k_whole, 0, 4, 0, 16);
+OPERATION_VARIANT(private_64k_half, 0, 4, 8, 8);
+OPERATION_VARIANT(private_64k_page, 0, 4, 9, 1);
+OPERATION_VARIANT(coherent_64k_whole, 2, 4, 0, 16);
+OPERATION_VARIANT(coherent_64k_page, 2, 4, 9, 1);
+OPERATION_VARIANT(private_128k_half, 0, 5, 0, 16);
+OPERATION_VARIANT(private_256k_page, 0, 6, 33, 1);
+OPERATION_VARIANT(private_512k_half, 0, 7, 64, 64);
+OPERATION_VARIANT(private_1m_whole, 0, 8, 0, 256);
+OPERATION_VARIANT(private_1m_page, 0, 8, 129, 1);
+OPERATION_VARIANT(private_2m_whole, 0, HUGE_ORDER, 0, 512);
+OPERATION_VARIANT(private_2m_half, 0, HUGE_ORDER, 0, 256);
+OPERATION_VARIANT(private_2m_page, 0, HUGE_ORDER, 257, 1);
+OPERATION_VARIANT(coherent_2m_half, 2, HUGE_ORDER, 256, 256);
 
 FIXTURE_SETUP(operation)
 {
-	if (!set_up(_metadata, variant->device, &self->fd, &self->area, &self->memory))
+	if (!set_up(_metadata, variant->device, variant->order, &self->fd,
+		    &self->area, &self->memory))
 		return;
 	self->start = variant->first * page_size;
 	self->length = variant->npages * page_size;
 	self->end = self->start + self->length;
 	self->part = self->memory + self->start;
 	self->npages = variant->npages;
-	self->whole = variant->npages == HUGE_PAGES;
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	ASSERT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	self->whole = variant->npages == folio_pages;
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
 }
 
 FIXTURE_TEARDOWN(operation)
@@ -1725,7 +1880,7 @@ static void expect_piece(struct __test_metadata *_metadata, int fd,
 	if (!npages || seed == GONE)
 		return;
 	EXPECT_EQ(0, device_differing(fd, memory, start, end, seed));
-	EXPECT_LE(0, huge_to_system(fd, memory + start, npages));
+	EXPECT_LE(0, whole_to_system(fd, memory + start, npages));
 	EXPECT_EQ(0, pages_at(fd, memory + start, npages,
 			      TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, differing(memory, start, end, seed));
@@ -1742,7 +1897,7 @@ static void expect_pieces_at(struct __test_metadata *_metadata,
 {
 	expect_piece(_metadata, self->fd, self->memory, 0, self->start, 1);
 	expect_piece(_metadata, self->fd, part_memory, self->start, self->end, seed);
-	expect_piece(_metadata, self->fd, self->memory, self->end, HUGE_SIZE, 1);
+	expect_piece(_metadata, self->fd, self->memory, self->end, folio_size, 1);
 	EXPECT_EQ(0, device_used(self->fd, 0));
 }
 
@@ -1756,9 +1911,9 @@ static void expect_pieces(struct __test_metadata *_metadata,
 static void expect_on_the_device(struct __test_metadata *_metadata,
 				 const struct _test_data_operation *self)
 {
-	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 				       TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_TRUE(!self->whole || huge_at(self->fd, self->memory,
+	EXPECT_TRUE(!self->whole || whole_at(self->fd, self->memory,
 					    TEST_HMM_MIGRATE_THIS_DEVICE));
 }
 
@@ -1790,10 +1945,10 @@ TEST_F_TIMEOUT(operation, nothing, TIMEOUT)
 TEST_F_TIMEOUT(operation, munmap, TIMEOUT)
 {
 	ASSERT_EQ(0, munmap(self->part, self->length));
-	EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, folio_pages,
 					 TEST_HMM_MIGRATE_INVALID));
-	EXPECT_EQ(HUGE_PAGES - self->npages,
-		  pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(folio_pages - self->npages,
+		  pages_at(self->fd, self->memory, folio_pages,
 			   TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(-EFAULT, device_write(self->fd, self->part, 1, "x"));
 	expect_pieces(_metadata, self, GONE);
@@ -1802,10 +1957,10 @@ TEST_F_TIMEOUT(operation, munmap, TIMEOUT)
 TEST_F_TIMEOUT(operation, madv_dontneed, TIMEOUT)
 {
 	ASSERT_EQ(0, madvise(self->part, self->length, MADV_DONTNEED));
-	EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, folio_pages,
 					 TEST_HMM_MIGRATE_NONE));
-	EXPECT_EQ(HUGE_PAGES - self->npages,
-		  pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(folio_pages - self->npages,
+		  pages_at(self->fd, self->memory, folio_pages,
 			   TEST_HMM_MIGRATE_THIS_DEVICE));
 	expect_pieces(_metadata, self, ZEROS);
 }
@@ -1818,8 +1973,8 @@ TEST_F_TIMEOUT(operation, madv_free, TIMEOUT)
 				      self->end, 2));
 	EXPECT_EQ(0, device_differing(self->fd, self->memory, self->start,
 				      self->end, 2));
-	ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	ASSERT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_PAGEOUT));
+	ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(0, madvise(self->memory, folio_size, MADV_PAGEOUT));
 	expect_pieces(_metadata, self, 2);
 }
 
@@ -1859,14 +2014,14 @@ TEST_F_TIMEOUT(operation, madv_populate_write, TIMEOUT)
 /* A huge page that is on the device is one already. */
 TEST_F_TIMEOUT(operation, madv_collapse, TIMEOUT)
 {
-	if (self->whole) {
-		EXPECT_EQ(0, madvise(self->memory, HUGE_SIZE, MADV_COLLAPSE));
+	if (self->whole && folio_order == HUGE_ORDER) {
+		EXPECT_EQ(0, madvise(self->memory, folio_size, MADV_COLLAPSE));
 		expect_on_the_device(_metadata, self);
 	} else {
-		ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part,
+		ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part,
 						       self->npages));
 		/* Here it may fail. */
-		madvise(self->memory, HUGE_SIZE, MADV_COLLAPSE);
+		madvise(self->memory, folio_size, MADV_COLLAPSE);
 	}
 	expect_pieces(_metadata, self, 1);
 }
@@ -1900,14 +2055,14 @@ TEST_F_TIMEOUT(operation, mprotect, TIMEOUT)
 	ASSERT_EQ(0, mprotect(self->part, self->length, PROT_READ));
 	expect_on_the_device(_metadata, self);
 	EXPECT_EQ(0, writable_pages(self->fd, self->part, self->npages));
-	EXPECT_EQ(HUGE_PAGES - self->npages,
-		  writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(folio_pages - self->npages,
+		  writable_pages(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(-EPERM, device_write(self->fd, self->part, 1, "x"));
 	ASSERT_EQ(0, mprotect(self->part, self->length, PROT_NONE));
 	EXPECT_EQ(-EFAULT, device_read(self->fd, self->part, 8, &word));
 	ASSERT_EQ(0, mprotect(self->part, self->length, PROT_READ | PROT_WRITE));
 	expect_on_the_device(_metadata, self);
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
 				      self->end, 2));
 	expect_pieces(_metadata, self, 2);
@@ -1917,7 +2072,7 @@ TEST_F_TIMEOUT(operation, mprotect, TIMEOUT)
 TEST_F_TIMEOUT(operation, mremap, TIMEOUT)
 {
 	unsigned char *target;
-	void *area = map_huge_page(HUGE_SIZE, &target);
+	void *area = map_huge_page(folio_size, &target);
 	int flags = MREMAP_MAYMOVE | MREMAP_FIXED, i;
 
 	ASSERT_NE(MAP_FAILED, area);
@@ -1925,23 +2080,23 @@ TEST_F_TIMEOUT(operation, mremap, TIMEOUT)
 		ASSERT_EQ(target + self->start,
 			  mremap(self->part, self->length, self->length, flags,
 				 target + self->start));
-		EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, HUGE_PAGES,
+		EXPECT_EQ(self->npages, pages_at(self->fd, self->memory, folio_pages,
 						 TEST_HMM_MIGRATE_INVALID));
 		EXPECT_EQ(self->npages, pages_at(self->fd, target + self->start,
 						 self->npages,
 						 TEST_HMM_MIGRATE_THIS_DEVICE));
 		EXPECT_TRUE(!self->whole || i ||
-			    huge_at(self->fd, target, TEST_HMM_MIGRATE_THIS_DEVICE));
+			    whole_at(self->fd, target, TEST_HMM_MIGRATE_THIS_DEVICE));
 		EXPECT_EQ(0, device_differing(self->fd, target, self->start,
 					      self->end, 1));
 		ASSERT_EQ(self->part, mremap(target + self->start, self->length,
 					     self->length, flags, self->part));
-		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	}
 	ASSERT_EQ(target + self->start, mremap(self->part, self->length, self->length,
 					       flags, target + self->start));
 	expect_pieces_at(_metadata, self, target, 1);
-	munmap(area, 2 * HUGE_SIZE);
+	munmap(area, 2 * folio_size);
 }
 
 TEST_F_TIMEOUT(operation, mremap_dontunmap, TIMEOUT)
@@ -1958,17 +2113,17 @@ TEST_F_TIMEOUT(operation, mremap_dontunmap, TIMEOUT)
 /* Grown, it moves; shrunk, it ends in the middle of the huge page. */
 TEST_F_TIMEOUT(operation, mremap_grow_and_shrink, TIMEOUT)
 {
-	size_t rest = self->start ?: HUGE_SIZE / 2;
+	size_t rest = self->start ?: folio_size / 2;
 	unsigned char *grown;
 
-	grown = mremap(self->memory, HUGE_SIZE, 2 * HUGE_SIZE, MREMAP_MAYMOVE);
+	grown = mremap(self->memory, folio_size, 2 * folio_size, MREMAP_MAYMOVE);
 	ASSERT_NE(MAP_FAILED, (void *)grown);
-	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, grown, HUGE_PAGES,
+	EXPECT_EQ(folio_pages, pages_at(self->fd, grown, folio_pages,
 				       TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, grown, HUGE_SIZE, 1));
-	EXPECT_EQ(0, nonzero(grown + HUGE_SIZE, HUGE_SIZE));
-	ASSERT_EQ(grown, mremap(grown, 2 * HUGE_SIZE, rest, 0));
-	EXPECT_EQ(rest / page_size, pages_at(self->fd, grown, 2 * HUGE_PAGES,
+	EXPECT_EQ(0, device_wrong(self->fd, grown, folio_size, 1));
+	EXPECT_EQ(0, nonzero(grown + folio_size, folio_size));
+	ASSERT_EQ(grown, mremap(grown, 2 * folio_size, rest, 0));
+	EXPECT_EQ(rest / page_size, pages_at(self->fd, grown, 2 * folio_pages,
 					     TEST_HMM_MIGRATE_THIS_DEVICE));
 	expect_piece(_metadata, self->fd, grown, 0, rest, 1);
 	EXPECT_EQ(0, device_used(self->fd, 0));
@@ -1983,8 +2138,8 @@ TEST_F_TIMEOUT(operation, mlock, TIMEOUT)
 	ASSERT_EQ(0, mlock(self->part, self->length));
 	expect_touched(_metadata, self, variant->private);
 	/* A locked page may move, too. */
-	EXPECT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	ASSERT_EQ(0, munlock(self->part, self->length));
 	expect_pieces(_metadata, self, 1);
 }
@@ -1992,12 +2147,12 @@ TEST_F_TIMEOUT(operation, mlock, TIMEOUT)
 /* Memory on a device is not swapped out, whatever its entry looks like. */
 TEST_F_TIMEOUT(operation, mincore, TIMEOUT)
 {
-	unsigned char *vector = calloc(HUGE_PAGES, 1);
+	unsigned char *vector = calloc(folio_pages, 1);
 	unsigned long i;
 
 	ASSERT_NE(NULL, vector);
 	ASSERT_EQ(0, mincore(self->part, self->length, vector));
-	for (i = 0; i < HUGE_PAGES; i++)
+	for (i = 0; i < folio_pages; i++)
 		EXPECT_EQ(i < self->npages, vector[i]);
 	free(vector);
 	expect_on_the_device(_metadata, self);
@@ -2078,14 +2233,14 @@ TEST_F_TIMEOUT(operation, fork, TIMEOUT)
 		.end = self->end,
 	};
 
-	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_huge_on_the_device));
+	ASSERT_TRUE(start_sharer(&sharer, NULL, has_it_whole_on_the_device));
 	expect_on_the_device(_metadata, self);
-	EXPECT_EQ(0, writable_pages(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, writable_pages(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(0, end_sharer(&sharer));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 
 	/* Now the parent writes first. */
-	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_TRUE(start_sharer(&sharer, NULL, sees_and_writes));
 	fill_part(self->memory, self->start, self->end, 2);
 	EXPECT_EQ(0, end_sharer(&sharer));
@@ -2098,9 +2253,9 @@ static int unmaps_the_part_and_has_its_own(struct sharer *sharer)
 	unsigned char *memory;
 
 	return fd < 0 || unmaps_the_part(sharer) ||
-	       map_huge_page(HUGE_SIZE, &memory) == MAP_FAILED ||
-	       !make_huge(fd, memory, 4) ||
-	       huge_to_device(fd, memory, HUGE_PAGES) != (long)HUGE_PAGES;
+	       map_huge_page(folio_size, &memory) == MAP_FAILED ||
+	       !make_folio(fd, memory, 4) ||
+	       whole_to_device(fd, memory, folio_pages) != (long)folio_pages;
 }
 
 static int leaves(struct sharer *sharer)
@@ -2137,10 +2292,10 @@ TEST_F_TIMEOUT(operation, exit, TIMEOUT)
 
 		ASSERT_TRUE(start_sharer(&sharer, unmaps_the_part_and_has_its_own,
 					 ways[i]));
-		EXPECT_EQ(2 * HUGE_PAGES, device_used(self->fd, 2 * HUGE_PAGES));
+		EXPECT_EQ(2 * folio_pages, device_used(self->fd, 2 * folio_pages));
 		EXPECT_EQ(ways[i] == leaves_by_a_signal ? -1 : 0,
 			  end_sharer(&sharer));
-		EXPECT_EQ(HUGE_PAGES, device_used(self->fd, HUGE_PAGES));
+		EXPECT_EQ(folio_pages, device_used(self->fd, folio_pages));
 		expect_on_the_device(_metadata, self);
 	}
 	expect_pieces(_metadata, self, 1);
@@ -2150,7 +2305,7 @@ TEST_F_TIMEOUT(operation, exit, TIMEOUT)
 TEST_F_TIMEOUT(operation, proc_mem, TIMEOUT)
 {
 	int mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
-	unsigned char *buffer = malloc(HUGE_SIZE);
+	unsigned char *buffer = malloc(folio_size);
 
 	ASSERT_LE(0, mem);
 	ASSERT_NE(NULL, buffer);
@@ -2158,7 +2313,7 @@ TEST_F_TIMEOUT(operation, proc_mem, TIMEOUT)
 				      (uintptr_t)self->part));
 	EXPECT_EQ(0, wrong_part(buffer, self->start, self->end, 1));
 	expect_touched(_metadata, self, variant->private);
-	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 	fill_part(buffer, self->start, self->end, 2);
 	EXPECT_EQ(self->length, pwrite(mem, buffer + self->start, self->length,
 				       (uintptr_t)self->part));
@@ -2169,7 +2324,7 @@ TEST_F_TIMEOUT(operation, proc_mem, TIMEOUT)
 
 TEST_F_TIMEOUT(operation, process_vm_readv, TIMEOUT)
 {
-	unsigned char *buffer = malloc(HUGE_SIZE);
+	unsigned char *buffer = malloc(folio_size);
 	struct iovec to = { .iov_base = buffer + self->start, .iov_len = self->length };
 	struct iovec from = { .iov_base = self->part, .iov_len = self->length };
 
@@ -2186,7 +2341,7 @@ TEST_F_TIMEOUT(operation, process_vm_readv, TIMEOUT)
 /* Pinning for the long term brings device memory back, of either kind. */
 TEST_F_TIMEOUT(operation, pin, TIMEOUT)
 {
-	unsigned char *buffer = malloc(HUGE_SIZE);
+	unsigned char *buffer = malloc(folio_size);
 	int gup;
 
 	ASSERT_NE(NULL, buffer);
@@ -2195,7 +2350,7 @@ TEST_F_TIMEOUT(operation, pin, TIMEOUT)
 	gup = pin(self->part, self->length, 0);
 	ASSERT_LE(0, gup);
 	expect_in_the_system(_metadata, self);
-	EXPECT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 	expect_in_the_system(_metadata, self);
 	ASSERT_EQ(0, read_pinned(gup, buffer + self->start));
 	EXPECT_EQ(0, wrong_part(buffer, self->start, self->end, 1));
@@ -2254,27 +2409,27 @@ TEST_F_TIMEOUT(operation, userfaultfd_write_protect, TIMEOUT)
 	if (fd < 0)
 		SKIP(return, "no userfaultfd");
 	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
-	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+	ASSERT_TRUE(register_range(fd, self->memory, folio_size,
 				   UFFDIO_REGISTER_MODE_WP));
 	ASSERT_TRUE(write_protect(fd, self->part, self->length, true));
 	expect_on_the_device(_metadata, self);
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, PM_UFFD_WP));
-	EXPECT_EQ(self->npages, pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP));
+	EXPECT_EQ(self->npages, pagemap_count(self->memory, folio_pages, PM_UFFD_WP));
 	EXPECT_EQ(0, writable_pages(self->fd, self->part, self->npages));
 	EXPECT_NE(0, device_write(self->fd, self->part, 1, "x"));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 
 	/* Back, there, and back again. */
-	ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, PM_UFFD_WP));
 	EXPECT_TRUE(write_raises_sigbus(self->part));
-	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 	EXPECT_TRUE(write_raises_sigbus(self->part + self->length - 1));
-	EXPECT_EQ(self->npages, pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP));
+	EXPECT_EQ(self->npages, pagemap_count(self->memory, folio_pages, PM_UFFD_WP));
 
-	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_TRUE(write_protect(fd, self->part, self->length, false));
-	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP));
+	EXPECT_EQ(0, pagemap_count(self->memory, folio_pages, PM_UFFD_WP));
 	EXPECT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
 				      self->end, 2));
 	close(fd);
@@ -2285,7 +2440,7 @@ TEST_F_TIMEOUT(operation, userfaultfd_write_protect, TIMEOUT)
 TEST_F_TIMEOUT(operation, userfaultfd_copy, TIMEOUT)
 {
 	int fd = open_userfaultfd(UFFD_FEATURE_SIGBUS);
-	unsigned char *buffer = malloc(HUGE_SIZE);
+	unsigned char *buffer = malloc(folio_size);
 	struct uffdio_copy copy = {
 		.dst = (uintptr_t)self->part,
 		.src = (uintptr_t)buffer + self->start,
@@ -2298,18 +2453,18 @@ TEST_F_TIMEOUT(operation, userfaultfd_copy, TIMEOUT)
 	if (fd < 0)
 		SKIP(return, "no userfaultfd");
 	ASSERT_NE(NULL, buffer);
-	fill(buffer, HUGE_SIZE, 2);
-	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+	fill(buffer, folio_size, 2);
+	ASSERT_TRUE(register_range(fd, self->memory, folio_size,
 				   UFFDIO_REGISTER_MODE_MISSING));
 	EXPECT_EQ(-1, ioctl(fd, UFFDIO_COPY, &copy));
 	EXPECT_EQ(-EEXIST, copy.copy);
 	EXPECT_EQ(-1, ioctl(fd, UFFDIO_ZEROPAGE, &zero));
 	EXPECT_EQ(-EEXIST, zero.zeropage);
 	expect_on_the_device(_metadata, self);
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
-	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 
 	/* Into the hole in the middle of it. */
 	ASSERT_EQ(0, madvise(self->part, self->length, MADV_DONTNEED));
@@ -2324,7 +2479,7 @@ TEST_F_TIMEOUT(operation, userfaultfd_move_from, TIMEOUT)
 {
 	int fd = open_userfaultfd(UFFD_FEATURE_MOVE);
 	unsigned char *target;
-	void *area = map_huge_page(HUGE_SIZE, &target);
+	void *area = map_huge_page(folio_size, &target);
 	struct uffdio_move move = {
 		.dst = (uintptr_t)target + self->start,
 		.src = (uintptr_t)self->part,
@@ -2336,7 +2491,7 @@ TEST_F_TIMEOUT(operation, userfaultfd_move_from, TIMEOUT)
 	if (fd < 0)
 		SKIP(return, "no UFFDIO_MOVE");
 	ASSERT_NE(MAP_FAILED, area);
-	ASSERT_TRUE(register_range(fd, target, HUGE_SIZE,
+	ASSERT_TRUE(register_range(fd, target, folio_size,
 				   UFFDIO_REGISTER_MODE_MISSING));
 	if (ioctl(fd, UFFDIO_MOVE, &move))
 		error = errno;
@@ -2353,16 +2508,16 @@ TEST_F_TIMEOUT(operation, userfaultfd_move_from, TIMEOUT)
 		     self->start + done, ZEROS);
 	expect_piece(_metadata, self->fd, self->memory, 0, self->start, 1);
 	expect_piece(_metadata, self->fd, self->memory, self->start + done,
-		     HUGE_SIZE, 1);
+		     folio_size, 1);
 	EXPECT_EQ(0, device_used(self->fd, 0));
-	munmap(area, 2 * HUGE_SIZE);
+	munmap(area, 2 * folio_size);
 }
 
 TEST_F_TIMEOUT(operation, userfaultfd_move_onto, TIMEOUT)
 {
 	int fd = open_userfaultfd(UFFD_FEATURE_MOVE);
 	unsigned char *source;
-	void *area = map_huge_page(HUGE_SIZE, &source);
+	void *area = map_huge_page(folio_size, &source);
 	struct uffdio_move move = {
 		.dst = (uintptr_t)self->part,
 		.src = (uintptr_t)source + self->start,
@@ -2372,14 +2527,14 @@ TEST_F_TIMEOUT(operation, userfaultfd_move_onto, TIMEOUT)
 	if (fd < 0)
 		SKIP(return, "no UFFDIO_MOVE");
 	ASSERT_NE(MAP_FAILED, area);
-	fill(source, HUGE_SIZE, 2);
-	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+	fill(source, folio_size, 2);
+	ASSERT_TRUE(register_range(fd, self->memory, folio_size,
 				   UFFDIO_REGISTER_MODE_MISSING));
 	EXPECT_EQ(-1, ioctl(fd, UFFDIO_MOVE, &move));
 	EXPECT_EQ(EEXIST, errno);
 	expect_on_the_device(_metadata, self);
-	EXPECT_EQ(0, wrong(source, HUGE_SIZE, 2));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(source, folio_size, 2));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 
 	/* The part is a hole then, with what is on the device around it. */
 	ASSERT_EQ(0, madvise(self->part, self->length, MADV_DONTNEED));
@@ -2387,7 +2542,7 @@ TEST_F_TIMEOUT(operation, userfaultfd_move_onto, TIMEOUT)
 	EXPECT_EQ(0, ioctl(fd, UFFDIO_MOVE, &move));
 	close(fd);
 	expect_pieces(_metadata, self, 2);
-	munmap(area, 2 * HUGE_SIZE);
+	munmap(area, 2 * folio_size);
 }
 
 /* Looking at it */
@@ -2402,42 +2557,42 @@ TEST_F_TIMEOUT(operation, pagemap, TIMEOUT)
 		  frame_of(self->part));
 	EXPECT_EQ(frame_of(self->part) + (self->npages - 1) * step,
 		  frame_of(self->part + self->length - page_size));
-	EXPECT_EQ(HUGE_PAGES, pagemap_count(self->memory, HUGE_PAGES, here));
-	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SWAP | PM_PRESENT));
+	EXPECT_EQ(folio_pages, pagemap_count(self->memory, folio_pages, here));
+	EXPECT_EQ(0, pagemap_count(self->memory, folio_pages, PM_SWAP | PM_PRESENT));
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, here));
-	ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part, self->npages));
+	ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part, self->npages));
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, PM_PRESENT));
-	EXPECT_EQ(variant->private ? self->npages : HUGE_PAGES,
-		  pagemap_count(self->memory, HUGE_PAGES, PM_PRESENT));
+	EXPECT_EQ(variant->private ? self->npages : folio_pages,
+		  pagemap_count(self->memory, folio_pages, PM_PRESENT));
 	expect_pieces(_metadata, self, 1);
 }
 
 /* Only what the device writes is dirty again, also after a trip. */
 TEST_F_TIMEOUT(operation, soft_dirty, TIMEOUT)
 {
-	if (!pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY))
+	if (!pagemap_count(self->memory, folio_pages, PM_SOFT_DIRTY))
 		SKIP(return, "no soft-dirty");
-	EXPECT_EQ(HUGE_PAGES, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
+	EXPECT_EQ(folio_pages, pagemap_count(self->memory, folio_pages, PM_SOFT_DIRTY));
 	ASSERT_TRUE(clear_references(CLEAR_SOFT_DIRTY));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-	ASSERT_EQ(HUGE_PAGES, huge_to_system(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
-	ASSERT_EQ(HUGE_PAGES, huge_to_device(self->fd, self->memory, HUGE_PAGES));
-	EXPECT_EQ(0, pagemap_count(self->memory, HUGE_PAGES, PM_SOFT_DIRTY));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, pagemap_count(self->memory, folio_pages, PM_SOFT_DIRTY));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+	ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, pagemap_count(self->memory, folio_pages, PM_SOFT_DIRTY));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, pagemap_count(self->memory, folio_pages, PM_SOFT_DIRTY));
 
 	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
 				      self->end, 2));
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages,
 					      PM_SOFT_DIRTY));
-	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages,
 					      PM_SOFT_DIRTY));
 	expect_pieces(_metadata, self, 2);
 }
 
-#define REGIONS	(HUGE_PAGES + 1)
+#define REGIONS	(folio_pages + 1)
 
 /* PAGEMAP_SCAN for what is in one of @categories at least; regions, or -1. */
 static long pagemap_scan(void *addr, size_t size, __u64 flags, __u64 categories,
@@ -2487,7 +2642,8 @@ TEST_F_TIMEOUT(operation, pagemap_scan, TIMEOUT)
 				  PAGE_IS_SWAPPED | PAGE_IS_PRESENT, regions));
 	EXPECT_EQ((uintptr_t)self->part, regions[0].start);
 	EXPECT_EQ((uintptr_t)self->part + self->length, regions[0].end);
-	EXPECT_EQ(here | PAGE_IS_HUGE, regions[0].categories);
+	EXPECT_EQ(here | (folio_order == HUGE_ORDER ? PAGE_IS_HUGE : 0),
+		  regions[0].categories);
 	free(regions);
 	expect_on_the_device(_metadata, self);
 	expect_pieces(_metadata, self, 1);
@@ -2501,12 +2657,12 @@ TEST_F_TIMEOUT(operation, pagemap_scan_write_protects, TIMEOUT)
 
 	if (fd < 0)
 		SKIP(return, "no asynchronous write protection by userfaultfd");
-	ASSERT_TRUE(register_range(fd, self->memory, HUGE_SIZE,
+	ASSERT_TRUE(register_range(fd, self->memory, folio_size,
 				   UFFDIO_REGISTER_MODE_WP));
-	EXPECT_EQ(HUGE_PAGES, pages_written(self->memory, HUGE_SIZE, 0));
+	EXPECT_EQ(folio_pages, pages_written(self->memory, folio_size, 0));
 	EXPECT_EQ(self->npages, pages_written(self->part, self->length, protect));
 	EXPECT_EQ(0, pages_written(self->part, self->length, 0));
-	EXPECT_EQ(HUGE_PAGES - self->npages, pages_written(self->memory, HUGE_SIZE, 0));
+	EXPECT_EQ(folio_pages - self->npages, pages_written(self->memory, folio_size, 0));
 	EXPECT_EQ(0, writable_pages(self->fd, self->part, self->npages));
 	expect_on_the_device(_metadata, self);
 
@@ -2514,9 +2670,9 @@ TEST_F_TIMEOUT(operation, pagemap_scan_write_protects, TIMEOUT)
 	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
 				      self->start + page_size, 1));
 	EXPECT_EQ(1, pages_written(self->part, self->length, 0));
-	ASSERT_LE(0, huge_to_device(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(1, pages_written(self->part, self->length, 0));
-	ASSERT_LE(0, huge_to_system(self->fd, self->memory, HUGE_PAGES));
+	ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(1, pages_written(self->part, self->length, 0));
 	close(fd);
 	expect_pieces(_metadata, self, 1);
@@ -2540,15 +2696,15 @@ static size_t read_all(const char *path)
 
 TEST_F_TIMEOUT(operation, smaps_and_numa_maps, TIMEOUT)
 {
-	long kib = HUGE_SIZE / 1024;
+	long kib = folio_size / 1024;
 
 	EXPECT_EQ(kib, smaps_kib(self->memory, "Rss:"));
 	EXPECT_EQ(kib, smaps_kib(self->memory, "Anonymous:"));
-	EXPECT_EQ(kib, smaps_kib(self->memory, "AnonHugePages:"));
-	ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part, self->npages));
+	EXPECT_EQ(anon_huge_kib(), smaps_kib(self->memory, "AnonHugePages:"));
+	ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part, self->npages));
 	EXPECT_EQ(kib, smaps_kib(self->memory, "Rss:"));
 	EXPECT_EQ(kib, smaps_kib(self->memory, "Anonymous:"));
-	EXPECT_EQ(self->whole ? kib : 0, smaps_kib(self->memory, "AnonHugePages:"));
+	EXPECT_EQ(self->whole ? anon_huge_kib() : 0, smaps_kib(self->memory, "AnonHugePages:"));
 	ASSERT_TRUE(clear_references(CLEAR_REFERENCED));
 	EXPECT_LT(0, read_all("/proc/self/smaps_rollup"));
 	EXPECT_TRUE(!online_nodes() || read_all("/proc/self/numa_maps"));
@@ -2580,7 +2736,7 @@ TEST_F_TIMEOUT(operation, swapoff, TIMEOUT)
 	if (!find_swap(swap, sizeof(swap)))
 		SKIP(return, "no swap space");
 	if (!self->whole) {
-		ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part,
+		ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part,
 						       self->npages));
 		ASSERT_EQ(0, madvise(self->part, self->length, MADV_PAGEOUT));
 		EXPECT_LT(0, pages_at(self->fd, self->part, self->npages,
@@ -2590,8 +2746,8 @@ TEST_F_TIMEOUT(operation, swapoff, TIMEOUT)
 	EXPECT_EQ(0, swapon(swap, 0));
 	EXPECT_EQ(0, pages_at(self->fd, self->part, self->npages,
 			      TEST_HMM_MIGRATE_SWAPPED));
-	EXPECT_EQ(self->whole ? HUGE_PAGES : HUGE_PAGES - self->npages,
-		  pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(self->whole ? folio_pages : folio_pages - self->npages,
+		  pages_at(self->fd, self->memory, folio_pages,
 			   TEST_HMM_MIGRATE_THIS_DEVICE));
 	expect_pieces(_metadata, self, 1);
 }
@@ -2613,11 +2769,11 @@ static bool split_folios(void *addr, size_t size)
 TEST_F_TIMEOUT(operation, split_huge_pages, TIMEOUT)
 {
 	ASSERT_TRUE(split_folios(self->part, self->length));
-	EXPECT_EQ(variant->private, huge_at(self->fd, self->memory,
+	EXPECT_EQ(variant->private, whole_at(self->fd, self->memory,
 					    TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 				       TEST_HMM_MIGRATE_THIS_DEVICE));
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	expect_pieces(_metadata, self, 1);
 }
 
@@ -2632,29 +2788,29 @@ TEST_F_TIMEOUT(operation, device_writes, TIMEOUT)
 {
 	ASSERT_EQ(0, device_fill_part(self->fd, self->memory, self->start,
 				      self->end, 2));
-	EXPECT_TRUE(huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
 	expect_pieces(_metadata, self, 2);
 }
 
 /* Only the part comes back; then all that is not there goes to the device again. */
 TEST_F_TIMEOUT(operation, to_system, TIMEOUT)
 {
-	static const unsigned int flags[] = { TEST_HMM_MIGRATE_HUGE, 0 };
+	const unsigned int flags[] = { whole_flag, 0 };
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
 		ASSERT_EQ(self->npages, moved(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
 					      self->part, self->npages, flags[i]));
 		expect_in_the_system(_metadata, self);
-		EXPECT_EQ(HUGE_PAGES - self->npages,
-			  pages_at(self->fd, self->memory, HUGE_PAGES,
+		EXPECT_EQ(folio_pages - self->npages,
+			  pages_at(self->fd, self->memory, folio_pages,
 				   TEST_HMM_MIGRATE_THIS_DEVICE));
 		EXPECT_TRUE(!self->whole || !flags[i] ||
-			    huge_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
-		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
-		ASSERT_EQ(self->npages, huge_to_device(self->fd, self->memory,
-						       HUGE_PAGES));
-		EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+			    whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
+		ASSERT_EQ(self->npages, whole_to_device(self->fd, self->memory,
+						       folio_pages));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	}
 	expect_pieces(_metadata, self, 1);
 }
@@ -2663,19 +2819,19 @@ TEST_F_TIMEOUT(operation, relocation, TIMEOUT)
 {
 	ASSERT_EQ(self->npages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 				      self->part, self->npages,
-				      TEST_HMM_MIGRATE_HUGE |
+				      whole_flag |
 				      TEST_HMM_MIGRATE_RELOCATE));
 	expect_on_the_device(_metadata, self);
-	EXPECT_EQ(0, device_wrong(self->fd, self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	expect_pieces(_metadata, self, 1);
 }
 
 /* Of what is left on the device, after the part has come back. */
 TEST_F_TIMEOUT(operation, eviction, TIMEOUT)
 {
-	ASSERT_EQ(self->npages, huge_to_system(self->fd, self->part, self->npages));
+	ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part, self->npages));
 	EXPECT_TRUE(evict_all(self->fd));
-	EXPECT_EQ(HUGE_PAGES, pages_at(self->fd, self->memory, HUGE_PAGES,
+	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
 				       TEST_HMM_MIGRATE_SYSTEM));
 	expect_pieces(_metadata, self, 1);
 }
@@ -2713,21 +2869,31 @@ FIXTURE(during)
 FIXTURE_VARIANT(during)
 {
 	unsigned int device;
+	unsigned int order;
 };
 
-FIXTURE_VARIANT_ADD(during, private)
+FIXTURE_VARIANT_ADD(during, private_64k)
 {
 	.device = 0,
+	.order = 4,
 };
 
-FIXTURE_VARIANT_ADD(during, coherent)
+FIXTURE_VARIANT_ADD(during, private_2m)
+{
+	.device = 0,
+	.order = HUGE_ORDER,
+};
+
+FIXTURE_VARIANT_ADD(during, coherent_2m)
 {
 	.device = 2,
+	.order = HUGE_ORDER,
 };
 
 FIXTURE_SETUP(during)
 {
-	set_up(_metadata, variant->device, &self->fd, &self->area, &self->memory);
+	set_up(_metadata, variant->device, variant->order, &self->fd, &self->area,
+	       &self->memory);
 	self->mover.fd = self->fd;
 	self->mover.memory = self->memory;
 }
@@ -2739,11 +2905,11 @@ FIXTURE_TEARDOWN(during)
 
 static void choose_part(struct _test_data_during *self, unsigned long round)
 {
-	static const struct {
+	const struct {
 		unsigned long first, npages;
 	} parts[] = {
-		{ 0, HUGE_PAGES }, { HUGE_PAGES / 2, HUGE_PAGES / 2 },
-		{ HUGE_PAGES / 2 + 1, 1 }, { 0, HUGE_PAGES / 2 },
+		{ 0, folio_pages }, { folio_pages / 2, folio_pages / 2 },
+		{ folio_pages / 2 + 1, 1 }, { 0, folio_pages / 2 },
 	};
 
 	self->start = parts[round % ARRAY_SIZE(parts)].first * page_size;
@@ -2755,8 +2921,8 @@ static void choose_part(struct _test_data_during *self, unsigned long round)
 
 static void move_once(struct mover *mover, unsigned long request)
 {
-	long count = moved(mover->fd, request, mover->memory, HUGE_PAGES,
-			   TEST_HMM_MIGRATE_HUGE);
+	long count = moved(mover->fd, request, mover->memory, folio_pages,
+			   whole_flag);
 
 	if (count > 0)
 		mover->moved += count;
@@ -2771,7 +2937,7 @@ static void *move_to_and_fro(void *data)
 	while (!mover->stop) {
 		move_once(mover, TEST_HMM_MIGRATE_TO_DEVICE);
 		move_once(mover, TEST_HMM_MIGRATE_TO_SYSTEM);
-		madvise(mover->memory, HUGE_SIZE, MADV_COLLAPSE);
+		madvise(mover->memory, folio_size, MADV_COLLAPSE);
 		mover->trips++;
 	}
 	return NULL;
@@ -2809,14 +2975,14 @@ static void repeat(struct __test_metadata *_metadata, struct _test_data_during *
 		TH_LOG("in round %lu", round);
 	}
 	EXPECT_EQ(0, mover->errors);
-	EXPECT_EQ(0, wrong(self->memory, HUGE_SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* The first page of the part, the last one, and their neighbours. */
 static unsigned long edges_wrong(const struct _test_data_during *self)
 {
 	size_t before = self->start ? self->start - page_size : 0;
-	size_t behind = self->end < HUGE_SIZE ? self->end + page_size : self->end;
+	size_t behind = self->end < folio_size ? self->end + page_size : self->end;
 
 	return wrong_part(self->memory, before, self->start + page_size, 1) +
 	       wrong_part(self->memory, self->end - page_size, behind, 1);
@@ -2895,12 +3061,12 @@ static unsigned long remap_once(struct _test_data_during *self, unsigned long ro
 
 TEST_F_TIMEOUT(during, mremap, TIMEOUT)
 {
-	void *area = map_huge_page(HUGE_SIZE, &self->target);
+	void *area = map_huge_page(folio_size, &self->target);
 
 	ASSERT_NE(MAP_FAILED, area);
 	self->mover.gaps = true;
 	repeat(_metadata, self, remap_once);
-	munmap(area, 2 * HUGE_SIZE);
+	munmap(area, 2 * folio_size);
 }
 
 /* A few pages are enough for the child: each fault may find a page on its way. */
@@ -2908,7 +3074,7 @@ static int sees_and_writes_some(struct sharer *sharer)
 {
 	size_t offset, page;
 
-	for (offset = 0; offset < HUGE_SIZE; offset += 31 * page_size) {
+	for (offset = 0; offset < folio_size; offset += 31 * page_size) {
 		page = offset + page_size;
 		if (wrong_part(sharer->memory, offset, page, 1))
 			return 1;
@@ -2961,7 +3127,7 @@ static unsigned long protect_by_userfaultfd_once(struct _test_data_during *self,
 		  (long)self->npages;
 	errors += edges_wrong(self);
 	errors += !write_protect(fd, self->part, self->length, false);
-	return errors + pagemap_count(self->memory, HUGE_PAGES, PM_UFFD_WP);
+	return errors + pagemap_count(self->memory, folio_pages, PM_UFFD_WP);
 }
 
 TEST_F_TIMEOUT(during, userfaultfd_write_protect, TIMEOUT)
@@ -2969,7 +3135,7 @@ TEST_F_TIMEOUT(during, userfaultfd_write_protect, TIMEOUT)
 	self->userfaultfd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 	if (self->userfaultfd < 0)
 		SKIP(return, "no userfaultfd");
-	ASSERT_TRUE(register_range(self->userfaultfd, self->memory, HUGE_SIZE,
+	ASSERT_TRUE(register_range(self->userfaultfd, self->memory, folio_size,
 				   UFFDIO_REGISTER_MODE_WP));
 	repeat(_metadata, self, protect_by_userfaultfd_once);
 	close(self->userfaultfd);
@@ -2993,7 +3159,7 @@ TEST_F_TIMEOUT(during, pagemap_scan, TIMEOUT)
 					     UFFD_FEATURE_WP_UNPOPULATED);
 	if (self->userfaultfd < 0)
 		SKIP(return, "no asynchronous write protection by userfaultfd");
-	ASSERT_TRUE(register_range(self->userfaultfd, self->memory, HUGE_SIZE,
+	ASSERT_TRUE(register_range(self->userfaultfd, self->memory, folio_size,
 				   UFFDIO_REGISTER_MODE_WP));
 	repeat(_metadata, self, scan_once);
 	close(self->userfaultfd);
@@ -3050,7 +3216,7 @@ TEST_F_TIMEOUT(during, device_writes, TIMEOUT)
 static unsigned long relocate_once(struct _test_data_during *self, unsigned long round)
 {
 	return moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->part, self->npages,
-		     TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_RELOCATE) < 0;
+		     whole_flag | TEST_HMM_MIGRATE_RELOCATE) < 0;
 }
 
 TEST_F_TIMEOUT(during, relocation, TIMEOUT)
