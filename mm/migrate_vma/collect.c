@@ -51,7 +51,7 @@ bool migrate_backoff(unsigned int pass)
 	return true;
 }
 
-migrate_swp_step_t migrate_swp_step __ro_after_init;
+typeof(migrate_swp_step) migrate_swp_step __ro_after_init;
 bool migrate_swp_adds __ro_after_init;
 
 /*
@@ -634,7 +634,7 @@ collect_lock(struct migrate_collect *collect, struct migrate_run *run,
  * unlocked between two of them, the rest would be taken for a part of a folio.
  */
 static noinline unsigned int collect_stays(struct migrate_collect *collect,
-				  struct migrate_run *run, unsigned long *slot,
+					   struct migrate_run *run, unsigned long *slot,
 				  pte_t *ptep, unsigned int max_nr,
 				  enum migrate_left reason)
 {
@@ -726,7 +726,7 @@ static void collect_whole(struct migrate_collect *collect,
  * In several pieces is also what lies in two page tables.
  */
 static noinline unsigned int collect_large(struct migrate_collect *collect,
-				  struct migrate_run *run, unsigned long *slot,
+					   struct migrate_run *run, unsigned long *slot,
 				  unsigned long addr, pte_t *ptep,
 				  unsigned int max_nr)
 {

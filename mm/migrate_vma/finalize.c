@@ -178,7 +178,7 @@ static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
  */
 static __always_inline unsigned int
 finalize_map_large(struct finalize *finalize,
-				       const struct migrate_unit *unit,
+		   const struct migrate_unit *unit,
 				       struct folio *folio, unsigned long addr,
 				       pte_t *ptep)
 {

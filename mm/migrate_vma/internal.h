@@ -288,8 +288,7 @@ static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
  * together again, each time. In all architectures the pfn counts up or down in the
  * entry, and if it does so in a field that is in one piece, adding is enough.
  */
-typedef typeof(pte_val((pte_t){})) migrate_swp_step_t;
-extern migrate_swp_step_t migrate_swp_step;
+extern typeof(pte_val((pte_t){})) migrate_swp_step;
 extern bool migrate_swp_adds;
 
 static __always_inline pte_t migrate_swp_next(pte_t pte)

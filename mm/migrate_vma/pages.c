@@ -353,7 +353,7 @@ struct migrate_pages_holes {
  * folios are not forbidden.
  */
 static bool pages_hole_is_large(struct migrate_vma *migrate,
-				  unsigned long index, struct folio *folio)
+				unsigned long index, struct folio *folio)
 {
 	unsigned long addr = migrate->start + index * PAGE_SIZE;
 	unsigned long nr_pages = folio_nr_pages(folio), i;
@@ -372,7 +372,7 @@ static bool pages_hole_is_large(struct migrate_vma *migrate,
 }
 #else
 static bool pages_hole_is_large(struct migrate_vma *migrate,
-				  unsigned long index, struct folio *folio)
+				unsigned long index, struct folio *folio)
 {
 	return false;
 }

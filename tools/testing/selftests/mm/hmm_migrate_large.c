@@ -424,22 +424,117 @@ FIXTURE_VARIANT(whole)
 	unsigned int order;
 };
 
-#define WHOLE_VARIANTS(size, _order)					\
-	FIXTURE_VARIANT_ADD(whole, private_##size) {			\
-		.device = 0, .private = true, .order = _order,		\
-	};								\
-	FIXTURE_VARIANT_ADD(whole, coherent_##size) {			\
-		.device = 2, .private = false, .order = _order,		\
-	}
+FIXTURE_VARIANT_ADD(whole, private_16k)
+{
+	.device = 0,
+	.private = true,
+	.order = 2,
+};
 
-WHOLE_VARIANTS(16k, 2);
-WHOLE_VARIANTS(32k, 3);
-WHOLE_VARIANTS(64k, 4);
-WHOLE_VARIANTS(128k, 5);
-WHOLE_VARIANTS(256k, 6);
-WHOLE_VARIANTS(512k, 7);
-WHOLE_VARIANTS(1m, 8);
-WHOLE_VARIANTS(2m, 9);
+FIXTURE_VARIANT_ADD(whole, coherent_16k)
+{
+	.device = 2,
+	.private = false,
+	.order = 2,
+};
+
+FIXTURE_VARIANT_ADD(whole, private_32k)
+{
+	.device = 0,
+	.private = true,
+	.order = 3,
+};
+
+FIXTURE_VARIANT_ADD(whole, coherent_32k)
+{
+	.device = 2,
+	.private = false,
+	.order = 3,
+};
+
+FIXTURE_VARIANT_ADD(whole, private_64k)
+{
+	.device = 0,
+	.private = true,
+	.order = 4,
+};
+
+FIXTURE_VARIANT_ADD(whole, coherent_64k)
+{
+	.device = 2,
+	.private = false,
+	.order = 4,
+};
+
+FIXTURE_VARIANT_ADD(whole, private_128k)
+{
+	.device = 0,
+	.private = true,
+	.order = 5,
+};
+
+FIXTURE_VARIANT_ADD(whole, coherent_128k)
+{
+	.device = 2,
+	.private = false,
+	.order = 5,
+};
+
+FIXTURE_VARIANT_ADD(whole, private_256k)
+{
+	.device = 0,
+	.private = true,
+	.order = 6,
+};
+
+FIXTURE_VARIANT_ADD(whole, coherent_256k)
+{
+	.device = 2,
+	.private = false,
+	.order = 6,
+};
+
+FIXTURE_VARIANT_ADD(whole, private_512k)
+{
+	.device = 0,
+	.private = true,
+	.order = 7,
+};
+
+FIXTURE_VARIANT_ADD(whole, coherent_512k)
+{
+	.device = 2,
+	.private = false,
+	.order = 7,
+};
+
+FIXTURE_VARIANT_ADD(whole, private_1m)
+{
+	.device = 0,
+	.private = true,
+	.order = 8,
+};
+
+FIXTURE_VARIANT_ADD(whole, coherent_1m)
+{
+	.device = 2,
+	.private = false,
+	.order = 8,
+};
+
+FIXTURE_VARIANT_ADD(whole, private_2m)
+{
+	.device = 0,
+	.private = true,
+	.order = HUGE_ORDER,
+};
+
+FIXTURE_VARIANT_ADD(whole, coherent_2m)
+{
+	.device = 2,
+	.private = false,
+	.order = HUGE_ORDER,
+};
 
 FIXTURE_SETUP(whole)
 {
@@ -506,7 +601,7 @@ TEST_F_TIMEOUT(whole, zeros_stay_on_the_device, TIMEOUT)
 	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_EQ(1, whole_to_system(self->fd, self->memory, 1));
 	EXPECT_EQ(folio_pages - 1, pages_at(self->fd, self->memory, folio_pages,
-					   TEST_HMM_MIGRATE_THIS_DEVICE));
+					    TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(folio_pages - 1, device_used(self->fd, folio_pages - 1));
 	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, folio_size, ZEROS));
 	EXPECT_EQ(folio_pages - 1, whole_to_system(self->fd, self->memory, folio_pages));
@@ -518,7 +613,7 @@ TEST_F_TIMEOUT(whole, without_the_flag, TIMEOUT)
 	struct test_hmm_migrate_statistics stats;
 
 	ASSERT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				    self->memory, folio_pages, 0));
+				     self->memory, folio_pages, 0));
 	EXPECT_TRUE(small_at(self->fd, self->memory, folio_pages,
 			     TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
@@ -533,7 +628,7 @@ TEST_F_TIMEOUT(whole, without_the_flag, TIMEOUT)
 	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_EQ(0, reset_statistics(self->fd));
 	ASSERT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
-				    self->memory, folio_pages, 0));
+				     self->memory, folio_pages, 0));
 	ASSERT_EQ(0, statistics(self->fd, 0, &stats));
 	EXPECT_EQ(folio_pages - 1, stats.splits);
 	EXPECT_EQ(folio_pages, stats.freed[0]);
@@ -614,7 +709,7 @@ TEST_F_TIMEOUT(whole, shared_and_written, TIMEOUT)
 		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		ASSERT_TRUE(start_sharer(&sharer, NULL, sees_seed_1));
 		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-						     folio_pages));
+						       folio_pages));
 		ASSERT_EQ(0, writers[i](self->fd, self->memory, page_size, end, 2));
 		EXPECT_EQ(0, end_sharer(&sharer));
 		EXPECT_EQ(0, wrong(self->memory, page_size, 1));
@@ -655,14 +750,14 @@ TEST_F_TIMEOUT(whole, shared_and_half_unmapped, TIMEOUT)
 		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		if (early)
 			ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-							     folio_pages));
+							       folio_pages));
 		ASSERT_TRUE(start_sharer(&sharer, unmaps_the_part, sees_the_rest));
 		if (!early)
 			EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-							     folio_pages));
+							       folio_pages));
 		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 		EXPECT_EQ(folio_pages, whole_to_system(self->fd, self->memory,
-						     folio_pages));
+						       folio_pages));
 		EXPECT_EQ(0, end_sharer(&sharer));
 		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 	}
@@ -698,14 +793,14 @@ TEST_F_TIMEOUT(whole, holes, TIMEOUT)
 		if (kinds[i] == TEST_HMM_MIGRATE_ZERO)
 			ASSERT_EQ(0, nonzero(self->memory, folio_size));
 		ASSERT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-					       kinds[i]));
+						kinds[i]));
 		ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 				     self->memory, folio_pages,
 				     whole_flag |
 				     TEST_HMM_MIGRATE_SKIP_HOLES, &self->range));
 		EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
 		EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-					       kinds[i]));
+						kinds[i]));
 
 		ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 				     self->memory, folio_pages,
@@ -837,7 +932,7 @@ TEST_F_TIMEOUT(whole, chunks_of_any_size, TIMEOUT)
 		EXPECT_EQ(4 * folio_pages, range.pages[TEST_HMM_MIGRATE_MOVED]);
 		EXPECT_TRUE(chunks[i] % folio_pages ||
 			    whole_at(self->fd, memory + folio_size,
-				    TEST_HMM_MIGRATE_THIS_DEVICE));
+				     TEST_HMM_MIGRATE_THIS_DEVICE));
 		ASSERT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, &range));
 		EXPECT_EQ(4 * folio_pages, range.pages[TEST_HMM_MIGRATE_MOVED]);
 		EXPECT_EQ(0, wrong(memory, size, i)) {
@@ -1020,7 +1115,7 @@ TEST_F_TIMEOUT(whole, cpu_fault, TIMEOUT)
 		atomic_ulong *word = (void *)self->memory + offset;
 
 		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-						     folio_pages));
+						       folio_pages));
 		ASSERT_EQ(0, reset_statistics(self->fd));
 		if (i % 2)
 			*word = pattern(1, offset);
@@ -1032,7 +1127,7 @@ TEST_F_TIMEOUT(whole, cpu_fault, TIMEOUT)
 				    TEST_HMM_MIGRATE_SYSTEM :
 				    TEST_HMM_MIGRATE_THIS_DEVICE));
 		EXPECT_EQ(folio_pages, writable_pages(self->fd, self->memory,
-						     folio_pages));
+						      folio_pages));
 		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 		ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
 	}
@@ -1055,7 +1150,7 @@ TEST_F_TIMEOUT(whole, cpu_fault_for_a_page, TIMEOUT)
 
 		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-						     folio_pages));
+						       folio_pages));
 		ASSERT_EQ(0, reset_statistics(self->fd));
 		EXPECT_EQ(0, wrong_part(self->memory, offset, offset + 8, 1));
 		ASSERT_EQ(0, statistics(self->fd, 0, &stats));
@@ -1064,7 +1159,7 @@ TEST_F_TIMEOUT(whole, cpu_fault_for_a_page, TIMEOUT)
 		EXPECT_TRUE(small_at(self->fd, self->memory + offset, 1,
 				     TEST_HMM_MIGRATE_SYSTEM));
 		EXPECT_EQ(folio_pages - 1, pages_at(self->fd, self->memory, folio_pages,
-						   TEST_HMM_MIGRATE_THIS_DEVICE));
+						    TEST_HMM_MIGRATE_THIS_DEVICE));
 		EXPECT_TRUE(!offset || small_at(self->fd, self->memory, touched[i],
 						TEST_HMM_MIGRATE_THIS_DEVICE));
 		EXPECT_EQ(folio_pages - 1, device_used(self->fd, folio_pages - 1));
@@ -1312,7 +1407,7 @@ TEST_F_TIMEOUT(whole, no_folio_in_the_system, TIMEOUT)
 	for (fault = 0; fault < (variant->private ? 2 : 1); fault++) {
 		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-						     folio_pages));
+						       folio_pages));
 		ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
 					  folio_order, 1, 1));
 		EXPECT_EQ(fault ? 0 : folio_pages,
@@ -1357,7 +1452,7 @@ TEST_F_TIMEOUT(whole, copy_fails, TIMEOUT)
 			     folio_pages, whole_flag, &self->range));
 	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
 	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-				       TEST_HMM_MIGRATE_NONE));
+					TEST_HMM_MIGRATE_NONE));
 	EXPECT_EQ(0, nonzero(self->memory, folio_size));
 }
 
@@ -1394,7 +1489,7 @@ TEST_F_TIMEOUT(whole, relocation, TIMEOUT)
 	before = frame_of(self->memory);
 	ASSERT_EQ(0, reset_statistics(self->fd));
 	EXPECT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				    self->memory, folio_pages,
+				     self->memory, folio_pages,
 				    whole_flag |
 				    TEST_HMM_MIGRATE_RELOCATE));
 	EXPECT_NE(before, frame_of(self->memory));
@@ -1410,7 +1505,7 @@ TEST_F_TIMEOUT(whole, relocation, TIMEOUT)
 	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
 				  folio_order, 1, 1));
 	EXPECT_EQ(folio_pages, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-				    self->memory, folio_pages,
+				     self->memory, folio_pages,
 				    whole_flag |
 				    TEST_HMM_MIGRATE_RELOCATE));
 	EXPECT_TRUE(smaller_at(self->fd, self->memory,
@@ -1493,12 +1588,12 @@ TEST_F_TIMEOUT(whole, eviction_of_shared_memory, TIMEOUT)
 
 		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-						     folio_pages));
+						       folio_pages));
 		ASSERT_TRUE(start_sharer(&sharer, before[i], i ? sees_the_rest :
 					 has_it_whole_in_the_system));
 		EXPECT_TRUE(evict_all(self->fd));
 		EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-					       TEST_HMM_MIGRATE_SYSTEM));
+						TEST_HMM_MIGRATE_SYSTEM));
 		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 		EXPECT_EQ(0, end_sharer(&sharer));
 		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
@@ -1522,7 +1617,7 @@ TEST_F_TIMEOUT(whole, eviction_of_what_is_partly_unmapped, TIMEOUT)
 
 		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
 		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
-						     folio_pages));
+						       folio_pages));
 		ASSERT_EQ(0, madvise(self->memory + start, end - start,
 				     MADV_DONTNEED));
 		EXPECT_TRUE(evict_all(self->fd));
@@ -1545,17 +1640,17 @@ TEST_F_TIMEOUT(whole, another_device, TIMEOUT)
 	ASSERT_LE(0, other);
 	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(folio_pages, pages_at(other, self->memory, folio_pages,
-				       TEST_HMM_MIGRATE_OTHER_DEVICE));
+					TEST_HMM_MIGRATE_OTHER_DEVICE));
 	EXPECT_EQ(0, whole_to_device(other, self->memory, folio_pages));
 	EXPECT_EQ(0, whole_to_system(other, self->memory, folio_pages));
 	EXPECT_EQ(0, moved(other, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
 			   folio_pages / 2, 0));
 	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-				       TEST_HMM_MIGRATE_THIS_DEVICE));
+					TEST_HMM_MIGRATE_THIS_DEVICE));
 
 	EXPECT_EQ(0, device_wrong(other, self->memory, folio_size, 1));
 	EXPECT_EQ(folio_pages, pages_at(other, self->memory, folio_pages,
-				       variant->private ? TEST_HMM_MIGRATE_SYSTEM :
+					variant->private ? TEST_HMM_MIGRATE_SYSTEM :
 				       TEST_HMM_MIGRATE_OTHER_DEVICE));
 	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 	close(other);
@@ -1790,7 +1885,7 @@ TEST_F_TIMEOUT(whole, figures_after_munmap, TIMEOUT)
 			ASSERT_EQ(0, munmap(memory + half, half));
 		if (i == 2)
 			ASSERT_EQ(folio_pages / 2, whole_to_system(self->fd, memory,
-								 folio_pages / 2));
+								   folio_pages / 2));
 		ASSERT_EQ(0, munmap(area, 2 * folio_size));
 		EXPECT_EQ(0, device_used(self->fd, 0));
 		expect_figures(_metadata, NULL, NR_SYSTEM_FIGURES, before);
@@ -1825,30 +1920,167 @@ FIXTURE_VARIANT(operation)
 	unsigned long npages;
 };
 
-#define OPERATION_VARIANT(name, _device, _order, _first, _npages)	\
-	FIXTURE_VARIANT_ADD(operation, name) {				\
-		.device = _device, .private = _device < 2,		\
-		.order = _order, .first = _first, .npages = _npages,	\
-	}
+FIXTURE_VARIANT_ADD(operation, private_16k_whole)
+{
+	.device = 0,
+	.private = true,
+	.order = 2,
+	.first = 0,
+	.npages = 4,
+};
 
-OPERATION_VARIANT(private_16k_whole, 0, 2, 0, 4);
-OPERATION_VARIANT(private_16k_half, 0, 2, 0, 2);
-OPERATION_VARIANT(private_16k_page, 0, 2, 2, 1);
-OPERATION_VARIANT(private_32k_page, 0, 3, 5, 1);
-OPERATION_VARIANT(private_64k_whole, 0, 4, 0, 16);
-OPERATION_VARIANT(private_64k_half, 0, 4, 8, 8);
-OPERATION_VARIANT(private_64k_page, 0, 4, 9, 1);
-OPERATION_VARIANT(coherent_64k_whole, 2, 4, 0, 16);
-OPERATION_VARIANT(coherent_64k_page, 2, 4, 9, 1);
-OPERATION_VARIANT(private_128k_half, 0, 5, 0, 16);
-OPERATION_VARIANT(private_256k_page, 0, 6, 33, 1);
-OPERATION_VARIANT(private_512k_half, 0, 7, 64, 64);
-OPERATION_VARIANT(private_1m_whole, 0, 8, 0, 256);
-OPERATION_VARIANT(private_1m_page, 0, 8, 129, 1);
-OPERATION_VARIANT(private_2m_whole, 0, HUGE_ORDER, 0, 512);
-OPERATION_VARIANT(private_2m_half, 0, HUGE_ORDER, 0, 256);
-OPERATION_VARIANT(private_2m_page, 0, HUGE_ORDER, 257, 1);
-OPERATION_VARIANT(coherent_2m_half, 2, HUGE_ORDER, 256, 256);
+FIXTURE_VARIANT_ADD(operation, private_16k_half)
+{
+	.device = 0,
+	.private = true,
+	.order = 2,
+	.first = 0,
+	.npages = 2,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_16k_page)
+{
+	.device = 0,
+	.private = true,
+	.order = 2,
+	.first = 2,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_32k_page)
+{
+	.device = 0,
+	.private = true,
+	.order = 3,
+	.first = 5,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_64k_whole)
+{
+	.device = 0,
+	.private = true,
+	.order = 4,
+	.first = 0,
+	.npages = 16,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_64k_half)
+{
+	.device = 0,
+	.private = true,
+	.order = 4,
+	.first = 8,
+	.npages = 8,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_64k_page)
+{
+	.device = 0,
+	.private = true,
+	.order = 4,
+	.first = 9,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, coherent_64k_whole)
+{
+	.device = 2,
+	.private = false,
+	.order = 4,
+	.first = 0,
+	.npages = 16,
+};
+
+FIXTURE_VARIANT_ADD(operation, coherent_64k_page)
+{
+	.device = 2,
+	.private = false,
+	.order = 4,
+	.first = 9,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_128k_half)
+{
+	.device = 0,
+	.private = true,
+	.order = 5,
+	.first = 0,
+	.npages = 16,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_256k_page)
+{
+	.device = 0,
+	.private = true,
+	.order = 6,
+	.first = 33,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_512k_half)
+{
+	.device = 0,
+	.private = true,
+	.order = 7,
+	.first = 64,
+	.npages = 64,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_1m_whole)
+{
+	.device = 0,
+	.private = true,
+	.order = 8,
+	.first = 0,
+	.npages = 256,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_1m_page)
+{
+	.device = 0,
+	.private = true,
+	.order = 8,
+	.first = 129,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_2m_whole)
+{
+	.device = 0,
+	.private = true,
+	.order = HUGE_ORDER,
+	.first = 0,
+	.npages = 512,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_2m_half)
+{
+	.device = 0,
+	.private = true,
+	.order = HUGE_ORDER,
+	.first = 0,
+	.npages = 256,
+};
+
+FIXTURE_VARIANT_ADD(operation, private_2m_page)
+{
+	.device = 0,
+	.private = true,
+	.order = HUGE_ORDER,
+	.first = 257,
+	.npages = 1,
+};
+
+FIXTURE_VARIANT_ADD(operation, coherent_2m_half)
+{
+	.device = 2,
+	.private = false,
+	.order = HUGE_ORDER,
+	.first = 256,
+	.npages = 256,
+};
 
 FIXTURE_SETUP(operation)
 {
@@ -1912,9 +2144,9 @@ static void expect_on_the_device(struct __test_metadata *_metadata,
 				 const struct _test_data_operation *self)
 {
 	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-				       TEST_HMM_MIGRATE_THIS_DEVICE));
+					TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_TRUE(!self->whole || whole_at(self->fd, self->memory,
-					    TEST_HMM_MIGRATE_THIS_DEVICE));
+					     TEST_HMM_MIGRATE_THIS_DEVICE));
 }
 
 /* Whoever wanted the part in ordinary memory has it there. */
@@ -2019,7 +2251,7 @@ TEST_F_TIMEOUT(operation, madv_collapse, TIMEOUT)
 		expect_on_the_device(_metadata, self);
 	} else {
 		ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part,
-						       self->npages));
+							self->npages));
 		/* Here it may fail. */
 		madvise(self->memory, folio_size, MADV_COLLAPSE);
 	}
@@ -2119,7 +2351,7 @@ TEST_F_TIMEOUT(operation, mremap_grow_and_shrink, TIMEOUT)
 	grown = mremap(self->memory, folio_size, 2 * folio_size, MREMAP_MAYMOVE);
 	ASSERT_NE(MAP_FAILED, (void *)grown);
 	EXPECT_EQ(folio_pages, pages_at(self->fd, grown, folio_pages,
-				       TEST_HMM_MIGRATE_THIS_DEVICE));
+					TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, device_wrong(self->fd, grown, folio_size, 1));
 	EXPECT_EQ(0, nonzero(grown + folio_size, folio_size));
 	ASSERT_EQ(grown, mremap(grown, 2 * folio_size, rest, 0));
@@ -2737,7 +2969,7 @@ TEST_F_TIMEOUT(operation, swapoff, TIMEOUT)
 		SKIP(return, "no swap space");
 	if (!self->whole) {
 		ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part,
-						       self->npages));
+							self->npages));
 		ASSERT_EQ(0, madvise(self->part, self->length, MADV_PAGEOUT));
 		EXPECT_LT(0, pages_at(self->fd, self->part, self->npages,
 				      TEST_HMM_MIGRATE_SWAPPED));
@@ -2770,9 +3002,9 @@ TEST_F_TIMEOUT(operation, split_huge_pages, TIMEOUT)
 {
 	ASSERT_TRUE(split_folios(self->part, self->length));
 	EXPECT_EQ(variant->private, whole_at(self->fd, self->memory,
-					    TEST_HMM_MIGRATE_THIS_DEVICE));
+					     TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-				       TEST_HMM_MIGRATE_THIS_DEVICE));
+					TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	expect_pieces(_metadata, self, 1);
 }
@@ -2809,7 +3041,7 @@ TEST_F_TIMEOUT(operation, to_system, TIMEOUT)
 			    whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
 		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 		ASSERT_EQ(self->npages, whole_to_device(self->fd, self->memory,
-						       folio_pages));
+							folio_pages));
 		EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	}
 	expect_pieces(_metadata, self, 1);
@@ -2832,7 +3064,7 @@ TEST_F_TIMEOUT(operation, eviction, TIMEOUT)
 	ASSERT_EQ(self->npages, whole_to_system(self->fd, self->part, self->npages));
 	EXPECT_TRUE(evict_all(self->fd));
 	EXPECT_EQ(folio_pages, pages_at(self->fd, self->memory, folio_pages,
-				       TEST_HMM_MIGRATE_SYSTEM));
+					TEST_HMM_MIGRATE_SYSTEM));
 	expect_pieces(_metadata, self, 1);
 }
 
