@@ -93,7 +93,7 @@ vm=0
 "$SCRIPTS/vm.sh" --kernel "$tree/$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" \
 	--file "$tree/$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko" \
 	"${files[@]}" \
-	--timeout "${KSELFTEST_TIMEOUT:-2400}" --append "${KSELFTEST_APPEND-}" || vm=$?
+	--timeout "${KSELFTEST_TIMEOUT:-3600}" --append "${KSELFTEST_APPEND-}" || vm=$?
 
 # Every program must have a plan, and every planned test a result. A result's line is
 #   [not ]ok NUMBER NAME [# SKIP REASON]
