@@ -452,8 +452,13 @@ migrate_run_unmap(struct migrate_run *run, struct vm_area_struct *vma,
 
 	migrate_set_swp_ptes(vma->vm_mm, addr, ptep, migrate_run_swp_pte(run),
 			     nr);
+	/*
+	 * Each mapping has a reference and drops it last, so the count tells that
+	 * there are no others, and that nobody is about to account for one that
+	 * is gone. folio_mapcount() does not: it is changed first.
+	 */
 	if (nr > 1 && nr == folio_nr_pages(run->folio) &&
-	    folio_mapcount(run->folio) == nr)
+	    folio_ref_count(run->folio) == nr)
 		folio_remove_whole_anon_rmap_batch(run->folio, vma, rmap);
 	else
 		folio_remove_rmap_ptes_batch(run->folio, run->page, nr, vma,
