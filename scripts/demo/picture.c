@@ -145,10 +145,12 @@ static void draw_svg_panel(FILE *file, const struct panel *panel, unsigned long 
 
 	fprintf(file, "<text x=\"%lu\" y=\"%lu\">%s</text>\n", MARGIN, y, panel->title);
 	y += MARGIN / 2;
+	fprintf(file, "<g stroke=\"white\" stroke-opacity=\"0.4\" stroke-width=\"0.7\">\n");
 	for (i = 0; i < npages; i++)
 		fprintf(file, "<rect x=\"%lu\" y=\"%lu\" width=\"%lu\" height=\"%lu\" fill=\"%s\"/>\n",
 			MARGIN + i % COLUMNS * CELL, y + i / COLUMNS * CELL, CELL, CELL,
 			colours[panel->pages[i].where].svg);
+	fprintf(file, "</g>\n");
 	fprintf(file, "<path stroke=\"#222222\" stroke-width=\"1.2\" fill=\"none\" d=\"");
 	for (i = 0; i < npages; i++) {
 		unsigned long left = MARGIN + i % COLUMNS * CELL;
