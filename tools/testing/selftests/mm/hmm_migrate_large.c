@@ -990,6 +990,56 @@ TEST_F_TIMEOUT(whole, mapped_by_pages, TIMEOUT)
 	EXPECT_EQ(0, wrong(memory, half, 2));
 }
 
+/* From now on faults make no large folio; nor does khugepaged, of what they make. */
+static bool choose_pages(void)
+{
+	char path[128];
+
+	size_path(folio_order, "enabled", path, sizeof(path));
+	return choose(path, "never");
+}
+
+/*
+ * Folios and pages in one range, whose edges cut a folio each: these two are split,
+ * and what lies in the range moves; the others stay what they are.
+ */
+TEST_F_TIMEOUT(whole, among_others, TIMEOUT)
+{
+	size_t half = folio_size / 2, size = 4 * folio_size;
+	unsigned char *area = mmap(NULL, size + folio_size, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *memory = (void *)(((uintptr_t)area + folio_size - 1) &
+					 ~(folio_size - 1));
+	unsigned long npages = 3 * folio_pages;
+
+	ASSERT_NE(MAP_FAILED, (void *)area);
+	ASSERT_EQ(0, madvise(memory, size, MADV_HUGEPAGE));
+	fill_part(memory, 0, folio_size, 2);
+	fill_part(memory, 2 * folio_size, size, 2);
+	ASSERT_TRUE(choose_pages());
+	fill_part(memory, folio_size, 2 * folio_size, 2);
+	ASSERT_TRUE(whole_at(self->fd, memory, TEST_HMM_MIGRATE_SYSTEM));
+	ASSERT_TRUE(small_at(self->fd, memory + folio_size, folio_pages,
+			     TEST_HMM_MIGRATE_SYSTEM));
+	ASSERT_TRUE(whole_at(self->fd, memory + 3 * folio_size, TEST_HMM_MIGRATE_SYSTEM));
+
+	/* From the middle of the first one to the middle of the last one. */
+	ASSERT_EQ(npages, whole_to_device(self->fd, memory + half, npages));
+	EXPECT_TRUE(small_at(self->fd, memory, folio_pages / 2, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_TRUE(small_at(self->fd, memory + half, folio_pages * 3 / 2,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_TRUE(whole_at(self->fd, memory + 2 * folio_size,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_TRUE(small_at(self->fd, memory + 3 * folio_size, folio_pages / 2,
+			     TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, memory, size, 2));
+
+	ASSERT_EQ(npages, whole_to_system(self->fd, memory, 4 * folio_pages));
+	EXPECT_TRUE(whole_at(self->fd, memory + 2 * folio_size, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(memory, size, 2));
+	munmap(area, size + folio_size);
+}
+
 /* For a caller that takes huge pages alone, others are split. */
 TEST_F_TIMEOUT(whole, for_who_takes_huge_pages, TIMEOUT)
 {
