@@ -24,7 +24,7 @@ class Figures:
     """What the file scripts/bench/figures says."""
 
     def __init__(self, path):
-        self.done, self.base, self.stock, self.musts = set(), None, {}, {}
+        self.done, self.base, self.stock, self.musts, self.reached = set(), None, {}, {}, {}
         with open(path, encoding='utf-8') as file:
             for number, line in enumerate(file, 1):
                 words = line.split('#')[0].split()
@@ -46,6 +46,9 @@ class Figures:
         elif kind == 'must':
             issue, case, direction, must, aim = rest
             self.musts[case, direction] = (int(issue), float(must), None if aim == '-' else float(aim))
+        elif kind == 'reached':
+            case, direction, value = rest
+            self.reached[case, direction] = float(value)
         else:
             raise ValueError(kind)
 
@@ -143,6 +146,9 @@ def judge(figures, kernel, case, direction):
     value, why = value_of(kernel, case, direction)
     if value is not None and value <= must and not why:
         return ('met, aim too' if aim is not None and value <= aim else 'met'), False
+    reached = figures.reached.get((case, direction))
+    if issue in figures.done and reached and value is not None and value <= reached and not why:
+        return f'NOT REACHED, holds {number(reached)}', False
     if issue in figures.done:
         return 'MISSED' + (f': {why}' if why else ''), True
     return f'open until {issue}/6', False

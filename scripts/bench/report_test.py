@@ -85,6 +85,18 @@ class Report(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertIn('open until 2/6', output)
 
+    def test_not_reached_but_held(self):
+        for r in self.pick('series', what='trip', case='16k', direction='out'):
+            r['finalize'] += 500 * 4096
+        code, output = run(self.results, only_done('4'))
+        self.assertEqual(code, 0, output)
+        self.assertIn('NOT REACHED, holds 560', output)
+
+    def test_not_even_held(self):
+        for r in self.pick('series', what='trip', case='16k', direction='out'):
+            r['finalize'] += 521 * 4096
+        self.fails(only_done('4'), '16k out')
+
     def test_not_all_migrate(self):
         for r in self.pick('series', what='trip', case='64k', direction='out'):
             r['moved'] = 4080
