@@ -47,6 +47,7 @@
 #include <linux/spinlock.h>
 #include <linux/swapops.h>
 #include <linux/uaccess.h>
+#include <linux/userfaultfd_k.h>
 #include <linux/vmalloc.h>
 #include <linux/xarray.h>
 
@@ -1164,9 +1165,13 @@ static u8 move_folio(struct move *move, struct batch *batch, unsigned long i,
 		return TEST_HMM_MIGRATE_COPY_FAILED;
 	}
 
-	/* A hole gets the access that the vma allows, see migrate_vma_pages(). */
+	/*
+	 * A hole gets the access that the vma allows, see migrate_vma_pages(), but
+	 * for a zero page that userfaultfd write-protects: the device has to ask.
+	 */
 	if (!from)
-		writable = move->vma->vm_flags & VM_WRITE;
+		writable = (move->vma->vm_flags & VM_WRITE) &&
+			   !userfaultfd_wp(move->vma);
 	batch->dst[i] = migrate_pfn(folio_pfn(to)) |
 			(order ? MIGRATE_PFN_COMPOUND : 0) |
 			(writable ? MIGRATE_PFN_WRITE : 0);

@@ -418,6 +418,22 @@ migrate_run_clear(struct migrate_run *run, struct vm_area_struct *vma,
 		run->pte = pte_clear_soft_dirty(run->pte);
 }
 
+/*
+ * One by one: set_ptes() may make a contiguous mapping of them (arm64), and the TLB
+ * still has what they were.
+ */
+static noinline void migrate_run_put_back(struct migrate_run *run,
+					  struct vm_area_struct *vma,
+					  unsigned long addr, pte_t *ptep,
+					  unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		set_pte_at(vma->vm_mm, addr + i * PAGE_SIZE, ptep + i,
+			   pte_advance_pfn(run->pte, i));
+}
+
 /**
  * migrate_run_unmap() - replace entries that are alike by migration entries
  * @run: what they are; the folio is locked
@@ -425,24 +441,22 @@ migrate_run_clear(struct migrate_run *run, struct vm_area_struct *vma,
  * @addr: the address of the first one
  * @ptep: where the first one is
  * @nr: how many they are, see migrate_run_length()
- * @rmap: what is to be accounted for
  *
- * The references that the mappings had become the caller's. The caller flushes the
- * TLB before it drops the page-table lock.
+ * The references that the mappings had become the caller's. Before it drops the
+ * page-table lock, the caller removes them from the rmap and flushes the TLB.
  *
  * Context: under the page-table lock.
  * Return: false if a page may be pinned; then they stay as they were.
  */
 static __always_inline bool
 migrate_run_unmap(struct migrate_run *run, struct vm_area_struct *vma,
-		  unsigned long addr, pte_t *ptep, unsigned int nr,
-		  struct rmap_batch *rmap)
+		  unsigned long addr, pte_t *ptep, unsigned int nr)
 {
 	migrate_run_clear(run, vma, addr, ptep, nr);
 	/* Pages that are no longer exclusive cannot be pinned any more. */
 	if (run->exclusive &&
 	    folio_try_share_anon_rmap_ptes(run->folio, run->page, nr)) {
-		set_ptes(vma->vm_mm, addr, ptep, run->pte, nr);
+		migrate_run_put_back(run, vma, addr, ptep, nr);
 		return false;
 	}
 
@@ -452,17 +466,6 @@ migrate_run_unmap(struct migrate_run *run, struct vm_area_struct *vma,
 
 	migrate_set_swp_ptes(vma->vm_mm, addr, ptep, migrate_run_swp_pte(run),
 			     nr);
-	/*
-	 * Each mapping has a reference and drops it last, so the count tells that
-	 * there are no others, and that nobody is about to account for one that
-	 * is gone. folio_mapcount() does not: it is changed first.
-	 */
-	if (nr > 1 && nr == folio_nr_pages(run->folio) &&
-	    folio_ref_count(run->folio) == nr)
-		folio_remove_whole_anon_rmap_batch(run->folio, vma, rmap);
-	else
-		folio_remove_rmap_ptes_batch(run->folio, run->page, nr, vma,
-					     rmap);
 	return true;
 }
 
@@ -664,6 +667,28 @@ static void collect_next_run(struct migrate_run *run, unsigned int first,
 }
 
 /*
+ * The first @nr pages of a large folio are not mapped here any more. All at once: if
+ * it were run by run, the folio would look partly mapped in between, and would be
+ * queued to be split.
+ */
+static void collect_remove_rmap(struct migrate_collect *collect,
+				struct folio *folio, unsigned int nr)
+{
+	struct vm_area_struct *vma = collect->migrate->vma;
+
+	/*
+	 * Each mapping has a reference and drops it last, so the count tells that
+	 * there are no others, and that nobody is about to account for one that
+	 * is gone. folio_mapcount() does not: it is changed first.
+	 */
+	if (nr == folio_nr_pages(folio) && folio_ref_count(folio) == nr)
+		folio_remove_whole_anon_rmap_batch(folio, vma, &collect->rmap);
+	else
+		folio_remove_rmap_ptes_batch(folio, &folio->page, nr, vma,
+					     &collect->rmap);
+}
+
+/*
  * Replace all entries of a large folio by migration entries, run by run; the first
  * run has @nr. Returns how many are; all but one of the references are dropped. If
  * a page is pinned, that is where it ends.
@@ -677,7 +702,7 @@ static unsigned int collect_unmap_large(struct migrate_collect *collect,
 	unsigned int nr_pages = folio_nr_pages(run.folio), done = 0;
 
 	while (migrate_run_unmap(&run, vma, addr + done * PAGE_SIZE,
-				 ptep + done, nr, &collect->rmap)) {
+				 ptep + done, nr)) {
 		*write &= run.write;
 		done += nr;
 		if (done == nr_pages)
@@ -685,6 +710,8 @@ static unsigned int collect_unmap_large(struct migrate_collect *collect,
 		collect_next_run(&run, done, ptep + done);
 		nr = migrate_run_length(&run, ptep + done, nr_pages - done);
 	}
+	if (done)
+		collect_remove_rmap(collect, run.folio, done);
 	if (done > 1)
 		folio_ref_sub(run.folio, done - 1);
 	return done;
@@ -783,11 +810,13 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 
 	/* The common case, without any loop. */
 	run.exclusive = migrate_page_exclusive(run.page);
-	if (!migrate_run_unmap(&run, vma, addr, ptep, 1, &collect->rmap)) {
+	if (!migrate_run_unmap(&run, vma, addr, ptep, 1)) {
 		migrate_folio_unlock(run.folio, collect->fault_page);
 		collect_left(collect, slot, MIGRATE_LEFT_PINNED);
 		return 1;
 	}
+	folio_remove_rmap_ptes_batch(run.folio, run.page, 1, vma,
+				     &collect->rmap);
 	*slot = migrate_pfn(page_to_pfn(run.page)) | MIGRATE_PFN_MIGRATE |
 		(run.write ? MIGRATE_PFN_WRITE : 0);
 	migrate_passed(collect->tally, 0);

@@ -2827,6 +2827,32 @@ TEST_F_TIMEOUT(operation, userfaultfd_move_onto, TIMEOUT)
 	munmap(area, 2 * folio_size);
 }
 
+/* A zero page that is protected fills with what is protected, for the device too. */
+TEST_F_TIMEOUT(operation, userfaultfd_protects_zeros, TIMEOUT)
+{
+	int fd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_SIGBUS);
+	struct test_hmm_migrate_range range;
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_EQ(0, nonzero(self->memory, folio_size));
+	ASSERT_TRUE(register_range(fd, self->memory, folio_size,
+				   UFFDIO_REGISTER_MODE_WP));
+	ASSERT_TRUE(write_protect(fd, self->part, self->length, true));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     folio_pages, whole_flag, &range));
+	EXPECT_EQ(folio_pages, range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(self->npages, pagemap_count(self->memory, folio_pages, PM_UFFD_WP));
+	EXPECT_NE(0, device_write(self->fd, self->part, 1, "x"));
+	EXPECT_NE(0, device_write(self->fd, self->part + self->length - 1, 1, "x"));
+	EXPECT_EQ(0, device_differing(self->fd, self->memory, 0, folio_size, ZEROS));
+	ASSERT_TRUE(write_protect(fd, self->part, self->length, false));
+	close(fd);
+	EXPECT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, nonzero(self->memory, folio_size));
+}
+
 /* Looking at it */
 
 TEST_F_TIMEOUT(operation, pagemap, TIMEOUT)
