@@ -1544,12 +1544,13 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 			 unsigned char *memory, unsigned int flags)
 {
 	struct test_hmm_migrate_range range;
+	unsigned int i, not_held = 0, not_met = 0, too_long = 0;
 	bool outlasted = false;
 	struct holder holder;
-	unsigned int i;
 
 	for (i = 0; i < 200 && !outlasted; i++) {
 		long again = read_vmstat("migrate_vma_again");
+		bool held, met, all;
 
 		ASSERT_LE(0, again);
 		ASSERT_EQ(0, to_system(fd, memory, PAGES, &range));
@@ -1563,11 +1564,17 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 		EXPECT_EQ(PAGES, sum_of(&range));
 		/* Those that nobody held have no excuse. */
 		EXPECT_LE(PAGES / 2, range.pages[TEST_HMM_MIGRATE_MOVED]);
-		outlasted = holder.hold.pages == PAGES / 2 &&
-			    range.pages[TEST_HMM_MIGRATE_MOVED] == PAGES &&
-			    read_vmstat("migrate_vma_again") >= again + PAGES / 2;
+		held = holder.hold.pages == PAGES / 2;
+		all = range.pages[TEST_HMM_MIGRATE_MOVED] == PAGES;
+		met = read_vmstat("migrate_vma_again") >= again + PAGES / 2;
+		outlasted = held && met && all;
+		not_held += !held;
+		not_met += all && !met;
+		too_long += !all;
 	}
-	EXPECT_TRUE(outlasted);
+	EXPECT_TRUE(outlasted) {
+		TH_LOG("%u not held, %u not met, %u too long", not_held, not_met, too_long);
+	}
 }
 
 TEST_F_TIMEOUT(device, locked_pages_move, TIMEOUT)
