@@ -1566,7 +1566,11 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 		EXPECT_LE(PAGES / 2, range.pages[TEST_HMM_MIGRATE_MOVED]);
 		held = holder.hold.pages == PAGES / 2;
 		all = range.pages[TEST_HMM_MIGRATE_MOVED] == PAGES;
-		met = read_vmstat("migrate_vma_again") >= again + PAGES / 2;
+		/*
+		 * Not all of those that were held, if they lie in two chunks:
+		 * the first one outlasts the locks for the second one.
+		 */
+		met = read_vmstat("migrate_vma_again") > again;
 		outlasted = held && met && all;
 		not_held += !held;
 		not_met += all && !met;
