@@ -641,10 +641,10 @@ collect_lock(struct migrate_collect *collect, struct migrate_run *run,
  * how many entries that settles: of a large folio all that are here. Were it
  * unlocked between two of them, the rest would be taken for a part of a folio.
  */
-static noinline unsigned int collect_stays(struct migrate_collect *collect,
-					   struct migrate_run *run, unsigned long *slot,
-				  pte_t *ptep, unsigned int max_nr,
-				  enum migrate_left reason)
+static noinline unsigned int
+collect_stays(struct migrate_collect *collect, struct migrate_run *run,
+	      unsigned long *slot, pte_t *ptep, unsigned int max_nr,
+	      enum migrate_left reason)
 {
 	unsigned int nr = 1, i;
 
@@ -757,10 +757,10 @@ static void collect_whole(struct migrate_collect *collect,
  * caller does not take, or is not whole here, is split: then the walk has to stop.
  * In several pieces is also what lies in two page tables.
  */
-static noinline unsigned int collect_large(struct migrate_collect *collect,
-					   struct migrate_run *run, unsigned long *slot,
-				  unsigned long addr, pte_t *ptep,
-				  unsigned int max_nr)
+static noinline unsigned int
+collect_large(struct migrate_collect *collect, struct migrate_run *run,
+	      unsigned long *slot, unsigned long addr, pte_t *ptep,
+	      unsigned int max_nr)
 {
 	unsigned int nr_pages = folio_nr_pages(run->folio), nr;
 

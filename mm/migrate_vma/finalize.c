@@ -133,7 +133,6 @@ finalize_map(struct finalize *finalize, struct folio *folio, struct page *page,
 {
 	struct vm_area_struct *vma = finalize->migrate->vma;
 	pte_t pte = migration_pte_to_pte(folio, page, vma, old_pte);
-
 	rmap_t flags = migration_pte_rmap_flags(folio, old_pte);
 
 	/* Collect takes nothing else than anonymous folios. */
@@ -177,10 +176,8 @@ static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
  * of its pages are mapped; each mapping has a reference, and one of these was ours.
  */
 static __always_inline unsigned int
-finalize_map_large(struct finalize *finalize,
-		   const struct migrate_unit *unit,
-				       struct folio *folio, unsigned long addr,
-				       pte_t *ptep)
+finalize_map_large(struct finalize *finalize, const struct migrate_unit *unit,
+		   struct folio *folio, unsigned long addr, pte_t *ptep)
 {
 	unsigned int nr_pages = migrate_unit_pages(unit);
 	unsigned int i, nr, mapped = 0;

@@ -268,21 +268,6 @@ static inline void migrate_left(struct migrate_tally *tally,
 void migrate_tally_report(const struct migrate_tally *tally);
 
 /*
- * A migration by device pfns has no mmap_lock, so it holds the anon_vma itself:
- * without mappings, nothing else would while the rmap is walked.
- */
-static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
-{
-	struct folio *folio;
-
-	if (!(*unit->src & MIGRATE_PFN_ANON_VMA))
-		return;
-	folio = migrate_unit_folio(unit);
-	put_anon_vma(folio->private);
-	folio->private = NULL;
-}
-
-/*
  * What to add to an entry that is not present to get the one of the next pfn, if
  * that is how it is. pte_next_swp_offset() takes an entry to pieces and puts it
  * together again, each time. In all architectures the pfn counts up or down in the
@@ -324,6 +309,21 @@ migrate_set_swp_ptes(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
 		pte = migrate_swp_next(pte);
 		set_pte_at(mm, addr + i * PAGE_SIZE, ptep + i, pte);
 	}
+}
+
+/*
+ * A migration by device pfns has no mmap_lock, so it holds the anon_vma itself:
+ * without mappings, nothing else would while the rmap is walked.
+ */
+static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
+{
+	struct folio *folio;
+
+	if (!(*unit->src & MIGRATE_PFN_ANON_VMA))
+		return;
+	folio = migrate_unit_folio(unit);
+	put_anon_vma(folio->private);
+	folio->private = NULL;
 }
 
 bool migrate_backoff(unsigned int pass);

@@ -404,9 +404,10 @@ pages_fill(struct migrate_pages_holes *holes, unsigned long index,
 	}
 	if (!pages_fill_hole(migrate->vma, addr, folio))
 		return MIGRATE_LEFT_HOLE;
-	/* Its slots are those of one unit now. */
-	memset(migrate->src + index + 1, 0,
-	       (folio_nr_pages(folio) - 1) * sizeof(*migrate->src));
+	/* Small slots are those of one unit now. */
+	if (folio_order(folio) != order)
+		memset(migrate->src + index + 1, 0,
+		       (folio_nr_pages(folio) - 1) * sizeof(*migrate->src));
 	return NR_MIGRATE_LEFT;
 }
 
