@@ -117,9 +117,9 @@ struct test_hmm_migrate_info {
  *	   at most 1 GiB; 0 means 2 MiB, or a huge page if that is larger. A
  *	   chunk ends at an address that is a multiple of this, or where the vma
  *	   ends.
- * @hole_order: to the device with TEST_HMM_MIGRATE_LARGE: what the folios for
- *	   holes are large as, where the range leaves room for it; 0 means small
- *	   pages, and huge ones where a page fault would put them
+ * @hole_order: to the device with TEST_HMM_MIGRATE_LARGE: the order of the folios
+ *	   that fill holes, where the range has room for one; 0 means small pages,
+ *	   and huge ones where a page fault would put them
  * @reserved: must be 0
  * @pages: (out) number of pages by what became of them; on success the sum is
  *	   all pages of the range
@@ -127,7 +127,7 @@ struct test_hmm_migrate_info {
  *
  * Pages that cannot move stay where they were and are counted; that alone is
  * no error. Where there is no memory for a large folio, smaller ones are taken,
- * with TEST_HMM_MIGRATE_LARGE of every order, else small pages.
+ * with TEST_HMM_MIGRATE_LARGE of every order but 1, else small pages.
  *
  * EINVAL: a @hole_order that does not exist, or without its flag.
  * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or

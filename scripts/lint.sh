@@ -230,7 +230,7 @@ else
 fi
 # A mutant that does not apply breaks nothing, and then no test has to notice. And
 # what the benchmark measures by another patch is measured no more.
-while read -r m; do
+base_is_pinned && while read -r m; do
 	if kgit apply --check "$m" 2>/dev/null; then
 		ok
 	else

@@ -18,9 +18,10 @@
 
 #include <lib/test_hmm_migrate_uapi.h>
 
+#include "folios.h"
+
 #define SIZE		(16UL << 20)
 #define HUGE_PAGE	(2UL << 20)
-#define THP		"/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/enabled"
 
 static const struct kind {
 	const char *name;
@@ -152,22 +153,6 @@ static bool trip(struct device *device, const struct kind *kind,
 	return there && back && arrived == npages;
 }
 
-/* Faults make folios of @order from now on, and no others. */
-static void choose_order(unsigned int order)
-{
-	unsigned int i;
-	char path[128];
-	FILE *file;
-
-	for (i = 2; i <= 9; i++) {
-		snprintf(path, sizeof(path), THP, (page_size << i) >> 10);
-		file = fopen(path, "w");
-		if (!file || fputs(i == order ? "always" : "never", file) < 0 ||
-		    fclose(file))
-			fail(path);
-	}
-}
-
 /* Memory that starts where a huge page does, of folios of @order. */
 static void *map_memory(unsigned int order)
 {
@@ -177,7 +162,8 @@ static void *map_memory(unsigned int order)
 
 	if (area == MAP_FAILED)
 		fail("no memory");
-	choose_order(order);
+	if (!choose_order(order, page_size))
+		fail("the folios' size cannot be chosen");
 	return memory;
 }
 

@@ -20,11 +20,12 @@
 
 #include <lib/test_hmm_migrate_uapi.h>
 
+#include "folios.h"
+
 #define HUGE_PAGE	(2UL << 20)
 #define COLUMNS		64UL
 #define CELL		10UL
 #define MARGIN		20UL
-#define THP		"/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/enabled"
 
 /* What the range is made of, in this order. */
 static const struct stretch {
@@ -197,22 +198,6 @@ static void draw_svg(const char *path, const struct panel *panels)
 		fail(path);
 }
 
-/* Faults make folios of @order from now on; 0 for pages alone. */
-static void choose_order(unsigned int order)
-{
-	unsigned int i;
-	char path[128];
-	FILE *file;
-
-	for (i = 2; i <= 9; i++) {
-		snprintf(path, sizeof(path), THP, (page_size << i) >> 10);
-		file = fopen(path, "w");
-		if (!file || fputs(i == order ? "always" : "never", file) < 0 ||
-		    fclose(file))
-			fail(path);
-	}
-}
-
 static unsigned char byte_of(unsigned long page)
 {
 	return page * 37 + 11;
@@ -233,11 +218,12 @@ static unsigned char *make_range(void)
 	memory = (void *)(((uintptr_t)area + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
 	at = memory;
 	for (s = 0; s < NR_STRETCHES; s++) {
-		choose_order(stretches[s].order);
+		if (!choose_order(stretches[s].order, page_size))
+			fail("the folios' size cannot be chosen");
 		for (i = 0; i < stretches[s].npages; i++, at += page_size)
 			memset(at, byte_of(page++), page_size);
 	}
-	choose_order(0);
+	choose_order(0, page_size);
 	return memory;
 }
 

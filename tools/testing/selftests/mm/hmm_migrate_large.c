@@ -956,9 +956,8 @@ TEST_F_TIMEOUT(whole, mapped_by_pages, TIMEOUT)
 	ASSERT_NE(MAP_FAILED, area);
 	ASSERT_EQ(0, mprotect(memory, half, PROT_READ));
 	ASSERT_EQ(0, mprotect(memory, half, PROT_READ | PROT_WRITE));
-	ASSERT_TRUE(placed(self->fd, memory, folio_pages, TEST_HMM_MIGRATE_SYSTEM,
-			   folio_order, 0) ||
-		    whole_at(self->fd, memory, TEST_HMM_MIGRATE_SYSTEM));
+	ASSERT_EQ(0, smaps_kib(memory, "AnonHugePages:"));
+	ASSERT_TRUE(whole_at(self->fd, memory, TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(folio_pages, whole_to_device(self->fd, memory, folio_pages));
 	EXPECT_EQ(folio_pages, in_folios(self->fd, memory, folio_order,
 					 TEST_HMM_MIGRATE_THIS_DEVICE));
@@ -1354,8 +1353,7 @@ TEST_F_TIMEOUT(whole, orders_that_fail, TIMEOUT)
 {
 	unsigned int order;
 
-	if (whole_flag != TEST_HMM_MIGRATE_LARGE)
-		whole_flag = TEST_HMM_MIGRATE_LARGE;
+	whole_flag = TEST_HMM_MIGRATE_LARGE;
 	for (order = 1; order <= folio_order; order++) {
 		unsigned int expected = order <= 2 ? 0 : order - 1;
 
