@@ -2695,6 +2695,10 @@ TEST_F_TIMEOUT(operation, userfaultfd_write_protect, TIMEOUT)
 	expect_on_the_device(_metadata, self);
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages, PM_UFFD_WP));
 	EXPECT_EQ(self->npages, pagemap_count(self->memory, folio_pages, PM_UFFD_WP));
+	/* Entries that differ are not one mapping. */
+	EXPECT_TRUE(self->whole ||
+		    placed(self->fd, self->memory, folio_pages,
+			   TEST_HMM_MIGRATE_THIS_DEVICE, folio_order, 0));
 	EXPECT_EQ(0, writable_pages(self->fd, self->part, self->npages));
 	EXPECT_NE(0, device_write(self->fd, self->part, 1, "x"));
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
@@ -3317,7 +3321,10 @@ static unsigned long forget_once(struct _test_data_during *self, unsigned long r
 	errors = wrong_part(self->memory, self->start, self->end, round + 2);
 	errors += !!madvise(self->part, self->length, MADV_DONTNEED);
 	errors += nonzero(self->part, self->length);
-	fill_part(self->memory, self->start, self->end, 1);
+	/* From behind: a hole is one only if all of its pages are empty. */
+	fill_part(self->memory, self->end - page_size, self->end, 1);
+	spin(round);
+	fill_part(self->memory, self->start, self->end - page_size, 1);
 	return errors;
 }
 
