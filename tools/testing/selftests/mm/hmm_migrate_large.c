@@ -251,6 +251,15 @@ static bool choose_order(unsigned int order)
 	return true;
 }
 
+/* From now on faults make no large folio; nor does khugepaged, of what they make. */
+static bool choose_pages(void)
+{
+	char path[128];
+
+	size_path(folio_order, "enabled", path, sizeof(path));
+	return choose(path, "never");
+}
+
 static int set_fault_order(int fd, unsigned int order)
 {
 	struct test_hmm_migrate_fault_order argument = {
@@ -866,6 +875,71 @@ TEST_F_TIMEOUT(whole, holes_for_small_pages, TIMEOUT)
 			     (folio_pages - page - 1) * page_size));
 }
 
+/* Writes a word into the last page of each folio, while somebody fills the holes. */
+struct late_writer {
+	pthread_t thread;
+	unsigned char *memory;
+	size_t size;
+};
+
+static uint64_t *late_word(const struct late_writer *writer, size_t offset)
+{
+	return (uint64_t *)(writer->memory + offset + folio_size - page_size);
+}
+
+static void *write_late(void *data)
+{
+	struct late_writer *writer = data;
+	size_t offset;
+
+	for (offset = 0; offset < writer->size; offset += folio_size)
+		*late_word(writer, offset) = pattern(3, offset);
+	return NULL;
+}
+
+/*
+ * Holes that are none any more when they are to be filled. It is one chunk, so that
+ * there is much time between the look at a hole and the folio for it. What was
+ * written meanwhile is not lost, and there is nothing else.
+ */
+TEST_F_TIMEOUT(whole, holes_that_fill, TIMEOUT)
+{
+	size_t align = page_size << HUGE_ORDER, size = 4 * align, offset;
+	unsigned char *area = mmap(NULL, size + align, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct late_writer writer = {
+		.memory = (void *)(((uintptr_t)area + align - 1) & ~(align - 1)),
+		.size = size,
+	};
+	struct test_hmm_migrate_range range = {
+		.size = sizeof(range),
+		.flags = whole_flag,
+		.addr = (uintptr_t)writer.memory,
+		.length = size,
+		.chunk = size,
+		.hole_order = hole_order,
+	};
+	unsigned long round, lost;
+
+	ASSERT_NE(MAP_FAILED, (void *)area);
+	ASSERT_TRUE(choose_pages());
+	for (round = 0; round < 10; round++) {
+		ASSERT_EQ(0, pthread_create(&writer.thread, NULL, write_late, &writer));
+		spin(round);
+		EXPECT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, &range));
+		pthread_join(writer.thread, NULL);
+		ASSERT_LE(0, whole_to_system(self->fd, writer.memory, size / page_size));
+		for (offset = 0, lost = 0; offset < size; offset += folio_size) {
+			lost += *late_word(&writer, offset) != pattern(3, offset);
+			*late_word(&writer, offset) = 0;
+		}
+		ASSERT_EQ(0, lost);
+		ASSERT_EQ(0, nonzero(writer.memory, size));
+		ASSERT_EQ(0, madvise(writer.memory, size, MADV_DONTNEED));
+	}
+	munmap(area, size + align);
+}
+
 /* Parts, and several of them */
 
 /* The part moves, the rest stays, and neither is huge any more. */
@@ -987,15 +1061,6 @@ TEST_F_TIMEOUT(whole, mapped_by_pages, TIMEOUT)
 	EXPECT_EQ(0, device_wrong(self->fd, memory, half, 2));
 	EXPECT_EQ(folio_pages / 2, whole_to_system(self->fd, memory, folio_pages / 2));
 	EXPECT_EQ(0, wrong(memory, half, 2));
-}
-
-/* From now on faults make no large folio; nor does khugepaged, of what they make. */
-static bool choose_pages(void)
-{
-	char path[128];
-
-	size_path(folio_order, "enabled", path, sizeof(path));
-	return choose(path, "never");
 }
 
 /*
