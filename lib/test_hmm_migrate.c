@@ -40,6 +40,7 @@
 #include <linux/overflow.h>
 #include <linux/pagemap.h>
 #include <linux/pgtable.h>
+#include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sizes.h>
@@ -459,6 +460,11 @@ static bool client_invalidate(struct mmu_interval_notifier *notifier,
 	struct client *client = container_of(notifier, struct client, notifier);
 	struct flight *flight;
 
+	/* The CPU loses its access, the device does not. */
+	if (range->event == MMU_NOTIFY_EXCLUSIVE &&
+	    range->owner == client->device)
+		return true;
+
 	if (mmu_notifier_range_blockable(range))
 		mutex_lock(&client->lock);
 	else if (!mutex_trylock(&client->lock))
@@ -806,7 +812,7 @@ static long client_write(struct client *client, void *argument)
 /* Snapshot */
 
 /* It became present since hmm_range_fault() looked at it. */
-#define LOOK_AGAIN		(TEST_HMM_MIGRATE_INVALID + 1)
+#define LOOK_AGAIN		(TEST_HMM_MIGRATE_EXCLUSIVE + 1)
 
 static u8 device_where(struct client *client, swp_entry_t entry)
 {
@@ -842,9 +848,8 @@ static u8 pte_where(struct client *client, pte_t pte)
 		return TEST_HMM_MIGRATE_MIGRATING;
 	if (is_pte_marker_entry(entry))
 		return TEST_HMM_MIGRATE_NONE;
-	/* Device exclusive: the page is in ordinary memory. */
 	if (is_device_exclusive_entry(entry))
-		return TEST_HMM_MIGRATE_SYSTEM;
+		return TEST_HMM_MIGRATE_EXCLUSIVE;
 	if (!is_device_private_entry(entry))
 		return TEST_HMM_MIGRATE_INVALID;
 	return device_where(client, entry);
@@ -1886,6 +1891,118 @@ static long client_hold(struct client *client, void *argument)
 	return ret;
 }
 
+/* Access that the CPU has no part in */
+
+/* Like an access of the CPU, which takes back what a device has. */
+static int take_fault(struct client *client, unsigned long addr)
+{
+	struct mm_struct *mm = client->mm;
+	int ret;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	ret = fixup_user_fault(mm, addr, FAULT_FLAG_WRITE, NULL);
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+/* Enter what is taken, unless somebody has changed the range since. */
+static int take_enter(struct client *client, unsigned long addr,
+		      struct page *page, unsigned long seq)
+{
+	void *entry;
+
+	guard(mutex)(&client->lock);
+	if (mmu_interval_read_retry(&client->notifier, seq))
+		return -EAGAIN;
+	entry = xa_store(&client->page_table, addr >> PAGE_SHIFT,
+			 device_entry(page_to_pfn(page), true), GFP_NOWAIT);
+	return xa_err(entry);
+}
+
+/*
+ * Take the page at @addr. Returns how many bytes that settles: as many as its folio
+ * has, as the first page of a large folio stands for all of it, and who asks for
+ * another one gives the CPU that one back. 0 if there is to be another try: a fault
+ * in make_device_exclusive_range() is a change like others', so it comes before.
+ *
+ * The page is locked until it is entered: a CPU that touches it waits for the lock,
+ * and only then announces to client_invalidate() that it takes it back.
+ */
+static long take_page(struct client *client, unsigned long addr,
+		      struct test_hmm_migrate_take *take)
+{
+	struct mm_struct *mm = client->mm;
+	struct page *page = NULL;
+	unsigned long seq;
+	long ret;
+
+	ret = take_fault(client, addr);
+	if (ret)
+		return ret;
+	seq = mmu_interval_read_begin(&client->notifier);
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	ret = make_device_exclusive_range(mm, addr, addr + PAGE_SIZE, &page,
+					  client->device);
+	mmap_read_unlock(mm);
+	if (ret < 0)
+		return ret;
+	if (!page)
+		return PAGE_SIZE;
+
+	ret = take_enter(client, addr, page, seq);
+	if (!ret) {
+		take->pages++;
+		ret = folio_size(page_folio(page));
+	}
+	unlock_page(page);
+	put_page(page);
+	return ret == -EAGAIN ? 0 : ret;
+}
+
+static long take_range(struct client *client, struct test_hmm_migrate_take *take)
+{
+	unsigned long deadline = jiffies + BUSY_TIMEOUT;
+	unsigned long end = take->addr + take->length;
+	unsigned long addr = take->addr;
+	long taken;
+
+	while (addr < end) {
+		taken = take_page(client, addr, take);
+		if (taken < 0)
+			return taken;
+		if (!taken && time_after(jiffies, deadline))
+			return -EBUSY;
+		addr += taken;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}
+
+static long client_take(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_take *take = argument;
+	long ret;
+
+	if (take->flags)
+		return -EINVAL;
+	ret = check_range(take->addr, take->length);
+	if (ret)
+		return ret;
+
+	take->pages = 0;
+	if (take->addr + take->length > client->mm->task_size)
+		return -EFAULT;
+	if (!mmget_not_zero(client->mm))
+		return -ESRCH;
+	ret = take_range(client, take);
+	mmput(client->mm);
+	return ret;
+}
+
 /* The device node */
 
 union argument {
@@ -1898,6 +2015,7 @@ union argument {
 	struct test_hmm_migrate_inject inject;
 	struct test_hmm_migrate_hold hold;
 	struct test_hmm_migrate_fault_order fault_order;
+	struct test_hmm_migrate_take take;
 };
 
 #define COMMAND(_number, _type, _run) \
@@ -1925,6 +2043,7 @@ static const struct command {
 	COMMAND(TEST_HMM_MIGRATE_HOLD, test_hmm_migrate_hold, client_hold),
 	COMMAND(TEST_HMM_MIGRATE_FAULT_ORDER, test_hmm_migrate_fault_order,
 		client_fault_order),
+	COMMAND(TEST_HMM_MIGRATE_TAKE, test_hmm_migrate_take, client_take),
 };
 
 static long run_command(struct client *client, const struct command *command,

@@ -179,6 +179,7 @@ enum {
 	TEST_HMM_MIGRATE_SWAPPED,
 	TEST_HMM_MIGRATE_MIGRATING,	/* a migration entry, on its way */
 	TEST_HMM_MIGRATE_INVALID,	/* no vma, not readable, or not ordinary memory */
+	TEST_HMM_MIGRATE_EXCLUSIVE,	/* a device's to access alone */
 };
 
 #define TEST_HMM_MIGRATE_WRITABLE	0x1
@@ -357,6 +358,29 @@ struct test_hmm_migrate_fault_order {
 	__u32 reserved;
 };
 
+/**
+ * struct test_hmm_migrate_take - the device wants to access pages alone
+ * @size: size of this structure in bytes
+ * @flags: must be 0
+ * @addr: first address, page aligned
+ * @length: bytes, a multiple of the page size
+ * @pages: (out) how many pages it got
+ *
+ * By make_device_exclusive_range(), which takes small pages, and the first page of
+ * a large folio: with it the whole folio becomes inaccessible to the CPU. Lasts
+ * until the CPU touches the page.
+ *
+ * EFAULT: also if a part of the range must not be written.
+ * EBUSY: the page tables changed all the time for ten seconds.
+ */
+struct test_hmm_migrate_take {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 length;
+	__u64 pages;
+};
+
 /*
  * The size travels in the structure, so it is not a part of the number: the
  * number stays when a structure grows.
@@ -372,5 +396,6 @@ struct test_hmm_migrate_fault_order {
 #define TEST_HMM_MIGRATE_INJECT		_IO(0xB9, 0x08)
 #define TEST_HMM_MIGRATE_HOLD		_IO(0xB9, 0x09)
 #define TEST_HMM_MIGRATE_FAULT_ORDER	_IO(0xB9, 0x0a)
+#define TEST_HMM_MIGRATE_TAKE		_IO(0xB9, 0x0b)
 
 #endif /* _LIB_TEST_HMM_MIGRATE_UAPI_H */

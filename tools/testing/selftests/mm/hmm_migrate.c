@@ -822,6 +822,42 @@ TEST_F_TIMEOUT(device, pin_on_the_device, TIMEOUT)
 	free(buffer);
 }
 
+/* What a device wants to access alone stays where it is until the CPU wants it. */
+TEST_F_TIMEOUT(device, taken_pages, TIMEOUT)
+{
+	unsigned char *buffer = malloc(self->size);
+	struct test_hmm_migrate_statistics before, after;
+
+	ASSERT_NE(NULL, buffer);
+	ASSERT_EQ(PAGES, take(self->fd, self->memory, PAGES));
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_EXCLUSIVE));
+	fill(buffer, self->size, 2);
+	ASSERT_EQ(0, statistics(self->fd, 0, &before));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
+	ASSERT_EQ(0, statistics(self->fd, 0, &after));
+	EXPECT_EQ(before.device_faults, after.device_faults);
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+				  TEST_HMM_MIGRATE_EXCLUSIVE));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+	EXPECT_EQ(0, pages_at(self->fd, self->memory, PAGES,
+			      TEST_HMM_MIGRATE_EXCLUSIVE));
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	/* Who takes what is on a private device, makes it come back. */
+	EXPECT_EQ(PAGES, take(self->fd, self->memory, PAGES));
+	EXPECT_EQ(variant->device < 2 ? 0 : PAGES, device_used(self->fd,
+		  variant->device < 2 ? 0 : PAGES));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 2));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
+	free(buffer);
+}
+
 TEST_F_TIMEOUT(device, swapped_out_pages, TIMEOUT)
 {
 	long swapped;
@@ -1974,6 +2010,7 @@ static const struct {
 	  TEST_HMM_MIGRATE_HOLD_MIGRATION },
 	{ "fault_order", TEST_HMM_MIGRATE_FAULT_ORDER,
 	  sizeof(struct test_hmm_migrate_fault_order) },
+	{ "take", TEST_HMM_MIGRATE_TAKE, sizeof(struct test_hmm_migrate_take) },
 };
 
 /* An argument that is fine for any of the ioctls, in @page of page_size bytes. */
@@ -1994,6 +2031,7 @@ static void good_argument(unsigned char *page, unsigned long request, size_t siz
 	case TEST_HMM_MIGRATE_TO_DEVICE:
 	case TEST_HMM_MIGRATE_TO_SYSTEM:
 	case TEST_HMM_MIGRATE_HOLD:
+	case TEST_HMM_MIGRATE_TAKE:
 		access->addr = (uintptr_t)memory;
 		access->length = page_size;
 		break;
@@ -2079,7 +2117,7 @@ TEST_F_TIMEOUT(device, unknown_ioctls, TIMEOUT)
 		unsigned long request = _IO(0xB9, nr);
 
 		if (request >= TEST_HMM_MIGRATE_INFO &&
-		    request <= TEST_HMM_MIGRATE_FAULT_ORDER)
+		    request <= TEST_HMM_MIGRATE_TAKE)
 			continue;
 		EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, request, argument));
 	}
@@ -2181,6 +2219,30 @@ TEST_F_TIMEOUT(device, bad_accesses, TIMEOUT)
 	};
 	EXPECT_EQ(-EINVAL, device_ioctl(self->fd, TEST_HMM_MIGRATE_SNAPSHOT, &argument));
 	EXPECT_EQ(1, pages_at(self->fd, gap, 1, TEST_HMM_MIGRATE_INVALID));
+}
+
+TEST_F_TIMEOUT(device, bad_takes, TIMEOUT)
+{
+	unsigned char *gap = map_pages(1);
+	struct test_hmm_migrate_take argument = {
+		.size = sizeof(argument),
+		.addr = (uintptr_t)self->memory,
+		.length = page_size / 2,
+	};
+
+	munmap(gap, page_size);
+	EXPECT_EQ(-EINVAL, device_ioctl(self->fd, TEST_HMM_MIGRATE_TAKE, &argument));
+	EXPECT_EQ(-EINVAL, take(self->fd, self->memory, 0));
+	EXPECT_EQ(-EINVAL, take(self->fd, self->memory + 1, 1));
+	EXPECT_EQ(-EINVAL, take(self->fd, (void *)-page_size, 1));
+	EXPECT_EQ(-EFAULT, take(self->fd, gap, 1));
+	EXPECT_EQ(-EFAULT, take(self->fd, (void *)(1UL << 63), 1));
+	/* What lies before it is the device's. */
+	ASSERT_EQ(0, mprotect(self->memory + page_size, page_size, PROT_READ));
+	EXPECT_EQ(-EFAULT, take(self->fd, self->memory, 2));
+	EXPECT_EQ(1, pages_at(self->fd, self->memory, PAGES,
+			      TEST_HMM_MIGRATE_EXCLUSIVE));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
 TEST_F_TIMEOUT(device, bad_injections, TIMEOUT)

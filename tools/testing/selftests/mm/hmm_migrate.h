@@ -552,6 +552,19 @@ static inline int evict(int fd, struct test_hmm_migrate_evict *argument)
 	return device_ioctl(fd, TEST_HMM_MIGRATE_EVICT, argument);
 }
 
+/* How many pages the device got for itself alone, or -errno. */
+static inline long take(int fd, void *addr, unsigned long npages)
+{
+	struct test_hmm_migrate_take argument = {
+		.size = sizeof(argument),
+		.addr = (uintptr_t)addr,
+		.length = npages * page_size,
+	};
+	int ret = device_ioctl(fd, TEST_HMM_MIGRATE_TAKE, &argument);
+
+	return ret ? ret : (long)argument.pages;
+}
+
 /* SIGBUS */
 
 static sigjmp_buf on_sigbus;

@@ -1169,6 +1169,37 @@ TEST_F_TIMEOUT(whole, pinned_page, TIMEOUT)
 }
 
 /*
+ * A device accesses a folio alone, or what the CPU has left it of the folio. Nothing
+ * of it moves then, as its references are nobody's mappings.
+ */
+TEST_F_TIMEOUT(whole, taken_by_a_device, TIMEOUT)
+{
+	const unsigned long touched[] = { 0, folio_pages / 2 + 1, folio_pages - 1 };
+	unsigned long i, left = folio_pages;
+
+	ASSERT_EQ(1, take(self->fd, self->memory, folio_pages));
+	for (i = 0; i < ARRAY_SIZE(touched); i++) {
+		EXPECT_EQ(left, pages_at(self->fd, self->memory, folio_pages,
+					 TEST_HMM_MIGRATE_EXCLUSIVE));
+		EXPECT_EQ(0, whole_to_device(self->fd, self->memory, folio_pages));
+		EXPECT_EQ(0, moved(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				   self->memory, folio_pages, 0));
+		EXPECT_EQ(left, pages_at(self->fd, self->memory, folio_pages,
+					 TEST_HMM_MIGRATE_EXCLUSIVE));
+		fill_part(self->memory, touched[i] * page_size,
+			  (touched[i] + 1) * page_size, 1);
+		left--;
+	}
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+	EXPECT_EQ(folio_pages, in_folios(self->fd, self->memory, folio_order,
+					 TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(folio_pages, in_folios(self->fd, self->memory, folio_order,
+					 TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+}
+
+/*
  * A lock that is held for a moment does not keep a huge page from moving, nor
  * from moving whole. Whether the migration meets the lock and outlasts it is a
  * matter of luck on a slow machine: one of many tries has to.
@@ -1741,6 +1772,29 @@ TEST_F_TIMEOUT(whole, eviction_of_what_is_partly_unmapped, TIMEOUT)
 		EXPECT_EQ(0, nonzero(self->memory + start, end - start));
 		EXPECT_EQ(0, wrong_part(self->memory, end, folio_size, 1));
 	}
+}
+
+/* What is private comes back when it is taken; the rest stays on the device. */
+TEST_F_TIMEOUT(whole, eviction_of_what_is_taken, TIMEOUT)
+{
+	unsigned long remain = variant->device < 2 ? 0 : folio_pages;
+	size_t last = folio_size - page_size;
+	struct test_hmm_migrate_evict argument;
+
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(1, take(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(remain, argument.remaining);
+	fill_part(self->memory, last, folio_size, 1);
+	ASSERT_EQ(0, evict(self->fd, &argument));
+	EXPECT_EQ(remain, argument.remaining);
+	EXPECT_EQ(folio_pages - 1, pages_at(self->fd, self->memory, folio_pages,
+					    TEST_HMM_MIGRATE_EXCLUSIVE));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+	EXPECT_TRUE(evict_all(self->fd));
+	EXPECT_EQ(folio_pages, in_folios(self->fd, self->memory, folio_order,
+					 TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* Neither takes what is the other's; its memory comes back for that first. */
