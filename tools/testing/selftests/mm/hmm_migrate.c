@@ -852,7 +852,7 @@ TEST_F_TIMEOUT(device, taken_pages, TIMEOUT)
 	/* Who takes what is on a private device, makes it come back. */
 	EXPECT_EQ(PAGES, take(self->fd, self->memory, PAGES));
 	EXPECT_EQ(variant->device < 2 ? 0 : PAGES, device_used(self->fd,
-		  variant->device < 2 ? 0 : PAGES));
+							       variant->device < 2 ? 0 : PAGES));
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 2));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
 	free(buffer);
