@@ -12,9 +12,13 @@
  *
  * These locks are involved, in this order:
  *
- *   evict_lock		one eviction at a time; by ioctl without the mmap_lock
- *   mmap_lock (read)	held over one trip through the migration stages
+ *   engine_lock	held over a call that copies by the engine
+ *   mmap_lock (read)	held over one trip through the migration stages; not held for
+ *			an eviction by ioctl
  *   folio locks	taken by the migration core, try-lock only
+ *   evict_lock		one eviction at a time; taken also to make room for a
+ *			migration that has folios locked, so nothing under it may
+ *			wait for a folio lock
  *   client->lock	protects the device's page table; taken inside mmu notifier
  *			callbacks, so nothing under it may allocate memory in a
  *			way that waits for reclaim, or touch user memory
@@ -23,10 +27,12 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/delay.h>
+#include <linux/dmaengine.h>
 #include <linux/fs.h>
 #include <linux/genalloc.h>
 #include <linux/highmem.h>
 #include <linux/hmm.h>
+#include <linux/hmm_migrate.h>
 #include <linux/huge_mm.h>
 #include <linux/ioport.h>
 #include <linux/kmemleak.h>
@@ -63,6 +69,11 @@
 #define SNAPSHOT_PAGES		512UL
 #define FAULT_PAGES		64UL
 #define BUSY_TIMEOUT		(10 * HZ)
+
+/* What only hmm_migrate_range() can do. */
+#define RANGE_FLAGS \
+	(TEST_HMM_MIGRATE_SKIP_GAPS | TEST_HMM_MIGRATE_STOP_NO_MEMORY | \
+	 TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE)
 
 /* No test writes this byte over a whole page. */
 #define POISON			0xd5
@@ -127,6 +138,7 @@ struct injection {
  * @inject_lock: protects @inject
  * @inject: failures to inject
  * @fault_order: up to which order a CPU fault brings back a whole folio
+ * @fault_bare: it does so by the three calls of migrate.h
  * @splits: device folios that were split
  * @to_device: pages by what became of them
  * @to_system: the same for the way back
@@ -154,6 +166,7 @@ struct testdev {
 	struct injection inject[TEST_HMM_MIGRATE_NR_FAIL];
 
 	unsigned int fault_order;
+	bool fault_bare;
 	atomic64_t splits;
 	atomic64_t to_device[TEST_HMM_MIGRATE_NR_FATES];
 	atomic64_t to_system[TEST_HMM_MIGRATE_NR_FATES];
@@ -192,7 +205,9 @@ struct client {
  * @end: behind the last address
  * @task: who migrates
  * @in_setup: @task is in migrate_vma_setup()
- * @stale: somebody else changed the range meanwhile
+ * @migrate: what @task migrates with, if it is hmm_migrate_range()
+ * @stale_start: somebody else changed a part of the range meanwhile; from here,
+ * @stale_end: to there at most
  */
 struct flight {
 	struct list_head node;
@@ -200,7 +215,9 @@ struct flight {
 	unsigned long end;
 	struct task_struct *task;
 	bool in_setup;
-	bool stale;
+	struct hmm_migrate *migrate;
+	unsigned long stale_start;
+	unsigned long stale_end;
 };
 
 /**
@@ -229,6 +246,9 @@ struct move {
 	unsigned int hole_order;
 	bool relocate;
 };
+
+static DEFINE_MUTEX(engine_lock);	/* protects engine, and its use */
+static struct dma_chan *engine;
 
 static struct testdev *testdevs[NR_DEVICES];
 static unsigned int nr_testdevs;
@@ -450,6 +470,7 @@ static bool flight_is_own(struct flight *flight,
 	if (flight->task != current)
 		return false;
 	return flight->in_setup ||
+	       (flight->migrate && flight->migrate->unmapping) ||
 	       (range->event == MMU_NOTIFY_MIGRATE && range->owner == owner);
 }
 
@@ -481,11 +502,19 @@ static bool client_invalidate(struct mmu_interval_notifier *notifier,
 	list_for_each_entry(flight, &client->flights, node) {
 		if (range->end <= flight->start || range->start >= flight->end)
 			continue;
-		if (!flight_is_own(flight, range, client->device))
-			flight->stale = true;
+		if (flight_is_own(flight, range, client->device))
+			continue;
+		flight->stale_start = min(flight->stale_start, range->start);
+		flight->stale_end = max(flight->stale_end, range->end);
 	}
 	mutex_unlock(&client->lock);
 	return true;
+}
+
+static bool flight_is_stale(struct flight *flight, unsigned long start,
+			    unsigned long end)
+{
+	return start < flight->stale_end && end > flight->stale_start;
 }
 
 static const struct mmu_interval_notifier_ops client_notifier_ops = {
@@ -499,13 +528,16 @@ static const struct mmu_interval_notifier_ops client_notifier_ops = {
  * is through. Before the mmap_lock is taken, so that nobody waits for us.
  */
 static void client_take_off(struct client *client, struct flight *flight,
-			    unsigned long start, unsigned long end)
+			    unsigned long start, unsigned long end,
+			    struct hmm_migrate *migrate)
 {
 	flight->start = start;
 	flight->end = end;
 	flight->task = current;
 	flight->in_setup = false;
-	flight->stale = false;
+	flight->migrate = migrate;
+	flight->stale_start = ULONG_MAX;
+	flight->stale_end = 0;
 
 	mutex_lock(&client->lock);
 	list_add(&flight->node, &client->flights);
@@ -539,7 +571,9 @@ static void client_commit(struct client *client, struct flight *flight,
 		return;
 
 	mutex_lock(&client->lock);
-	for (i = 0; i < batch->npages && !flight->stale; i++) {
+	if (flight_is_stale(flight, flight->start, flight->end))
+		goto out;
+	for (i = 0; i < batch->npages; i++) {
 		if (batch->dst[i])
 			first = i;
 		if (batch->fates[i] < TEST_HMM_MIGRATE_MOVED)
@@ -550,6 +584,7 @@ static void client_commit(struct client *client, struct flight *flight,
 			 device_entry(pfn, dst & MIGRATE_PFN_WRITE),
 			 GFP_NOWAIT);
 	}
+out:
 	mutex_unlock(&client->lock);
 }
 
@@ -1311,13 +1346,22 @@ static void move_settle(struct move *move, struct batch *batch,
 	}
 }
 
-static unsigned long move_select(struct move *move)
+/* Where it comes from. */
+static unsigned long device_select(struct testdev *device, bool system)
 {
-	if (move->to_device && !move->relocate)
+	if (system)
 		return MIGRATE_VMA_SELECT_SYSTEM;
-	if (move->device->kind == TEST_HMM_MIGRATE_PRIVATE)
+	if (device->kind == TEST_HMM_MIGRATE_PRIVATE)
 		return MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
 	return MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+}
+
+/* Which folios are taken whole. */
+static unsigned long range_select(const struct test_hmm_migrate_range *range)
+{
+	if (range->flags & TEST_HMM_MIGRATE_LARGE)
+		return MIGRATE_VMA_SELECT_LARGE;
+	return range->flags & TEST_HMM_MIGRATE_HUGE ? MIGRATE_VMA_SELECT_COMPOUND : 0;
 }
 
 /* One trip through the stages, with the mmap_lock held for reading. */
@@ -1331,7 +1375,9 @@ static int move_stages(struct move *move, struct batch *batch,
 		.src = batch->src,
 		.dst = batch->dst,
 		.pgmap_owner = move->device,
-		.flags = move_select(move) | move->select,
+		.flags = device_select(move->device,
+				       move->to_device && !move->relocate) |
+			 move->select,
 		.fault_page = move->fault_page,
 	};
 	u64 then = ktime_get_ns();
@@ -1404,7 +1450,7 @@ static int client_move_chunk(struct client *client, unsigned long addr,
 		return -EFAULT;
 
 	end = min(end, addr - addr % chunk + chunk);
-	client_take_off(client, &flight, addr, end);
+	client_take_off(client, &flight, addr, end, NULL);
 	ret = client_move_vma(client, addr, end, move, batch, &flight, counts,
 			      next);
 	client_land(client, &flight);
@@ -1421,6 +1467,7 @@ static int client_move(struct client *client,
 		.to_device = to_device,
 		.skip_holes = range->flags & (TEST_HMM_MIGRATE_SKIP_HOLES |
 					      TEST_HMM_MIGRATE_RELOCATE),
+		.select = range_select(range),
 		.hole_order = range->hole_order,
 		.relocate = range->flags & TEST_HMM_MIGRATE_RELOCATE,
 	};
@@ -1430,10 +1477,6 @@ static int client_move(struct client *client,
 	struct batch batch;
 	int ret;
 
-	if (range->flags & TEST_HMM_MIGRATE_HUGE)
-		move.select = MIGRATE_VMA_SELECT_COMPOUND;
-	if (range->flags & TEST_HMM_MIGRATE_LARGE)
-		move.select = MIGRATE_VMA_SELECT_LARGE;
 	ret = batch_alloc(&batch, min(chunk, range->length) >> PAGE_SHIFT);
 	while (!ret && addr < end) {
 		ret = client_move_chunk(client, addr, end, chunk, &move,
@@ -1443,40 +1486,394 @@ static int client_move(struct client *client,
 		cond_resched();
 	}
 	batch_free(&batch);
+	range->done = addr;
 	return ret;
 }
 
-static long client_migrate(struct client *client,
-			   struct test_hmm_migrate_range *range, bool to_device)
+/* The same by hmm_migrate_range() */
+
+/**
+ * struct call - a call of hmm_migrate_range() or hmm_migrate_fault()
+ * @device: the device
+ * @client: whose call it is; NULL for a fault
+ * @migrate: what is asked of it
+ * @flight: all of the range
+ * @make_room: the allocator evicts
+ */
+struct call {
+	struct testdev *device;
+	struct client *client;
+	struct hmm_migrate migrate;
+	struct flight flight;
+	bool make_room;
+};
+
+/* Where a call moves the memory. */
+enum direction {
+	TO_DEVICE,
+	TO_SYSTEM,
+	TO_NODE,
+	NR_DIRECTIONS
+};
+
+static unsigned long testdev_evict(struct testdev *device, bool killable,
+				   struct counts *counts);
+
+static struct call *chunk_call(const struct hmm_migrate_chunk *chunk)
 {
-	u32 flags = TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_LARGE |
-		    (to_device ? TEST_HMM_MIGRATE_SKIP_HOLES |
-				 TEST_HMM_MIGRATE_RELOCATE : 0);
+	return container_of(chunk->migrate, struct call, migrate);
+}
+
+/*
+ * Nothing is locked: this is the time to wait for others. The flight goes on, as
+ * somebody may want to cancel it, but what was changed before does not matter now.
+ */
+static void call_begin(struct hmm_migrate *migrate)
+{
+	struct call *call = container_of(migrate, struct call, migrate);
+	struct client *client = call->client;
+
+	mutex_lock(&client->lock);
+	call->flight.stale_start = ULONG_MAX;
+	call->flight.stale_end = 0;
+	mutex_unlock(&client->lock);
+	mmu_interval_read_begin(&client->notifier);
+}
+
+/*
+ * The special allocator. What it evicts to make room may be this call's own: that is
+ * locked, so eviction passes over it, and the call ends here if there is nothing
+ * else on the device.
+ */
+static struct folio *call_alloc_device(const struct hmm_migrate_chunk *chunk,
+				       unsigned long addr, unsigned int order)
+{
+	struct call *call = chunk_call(chunk);
+	struct testdev *device = call->device;
+	struct folio *folio = testdev_alloc_folio(device, order);
+	struct counts counts = {};
+
+	if (folio || !call->make_room)
+		return folio;
+	testdev_evict(device, true, &counts);
+	return testdev_alloc_folio(device, order);
+}
+
+static struct folio *call_alloc_system(const struct hmm_migrate_chunk *chunk,
+				       unsigned long addr, unsigned int order)
+{
+	struct testdev *device = chunk_call(chunk)->device;
+
+	if (testdev_fails(device, TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC, order))
+		return NULL;
+	return hmm_migrate_alloc_system(chunk, addr, order);
+}
+
+static int call_copy_segment(struct testdev *device,
+			     const struct hmm_migrate_segment *segment)
+{
+	unsigned long i;
+	int ret = 0;
+
+	for (i = 0; !ret && i < segment->npages; i++) {
+		ret = copy_page_contents(device, segment->dst + i,
+					 segment->src ? segment->src + i : NULL);
+		cond_resched();
+	}
+	return ret;
+}
+
+static int call_copy(struct hmm_migrate_chunk *chunk)
+{
+	struct testdev *device = chunk_call(chunk)->device;
+	unsigned long i;
+	int ret = 0;
+
+	for (i = 0; !ret && i < chunk->nr_segments; i++)
+		ret = call_copy_segment(device, &chunk->segments[i]);
+	return ret;
+}
+
+static void call_enter(struct client *client, unsigned long addr,
+		       struct folio *folio, bool writable)
+{
+	unsigned long index = addr >> PAGE_SHIFT, i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++)
+		xa_store(&client->page_table, index + i,
+			 device_entry(folio_pfn(folio) + i, writable), GFP_NOWAIT);
+}
+
+/* See client_commit(). */
+static void call_commit(struct hmm_migrate_chunk *chunk)
+{
+	unsigned long end = chunk->start + chunk->npages * PAGE_SIZE;
+	struct call *call = chunk_call(chunk);
+	struct client *client = call->client;
+	unsigned long i = 0;
+	struct folio *folio;
+
+	if (!(chunk->vma->vm_flags & VM_READ))
+		return;
+
+	guard(mutex)(&client->lock);
+	if (flight_is_stale(&call->flight, chunk->start, end))
+		return;
+	while ((folio = hmm_migrate_next(chunk, &i))) {
+		call_enter(client, chunk->start + i * PAGE_SIZE, folio,
+			   chunk->dst[i] & MIGRATE_PFN_WRITE);
+		i += folio_nr_pages(folio);
+	}
+}
+
+static const struct hmm_migrate_ops call_to_device_ops = {
+	.begin = call_begin,
+	.alloc = call_alloc_device,
+	.copy = call_copy,
+	.commit = call_commit,
+};
+
+static const struct hmm_migrate_ops call_to_system_ops = {
+	.begin = call_begin,
+	.alloc = call_alloc_system,
+	.copy = call_copy,
+};
+
+/* Where @page's private memory is: our engine copies from there to there. */
+static u64 call_address(const struct hmm_migrate_chunk *chunk, struct page *page)
+{
+	return (uintptr_t)map_contents(page);
+}
+
+static const struct hmm_migrate_ops call_to_node_ops = {
+	.begin = call_begin,
+	.wants = hmm_migrate_wants_node,
+	.alloc = hmm_migrate_alloc_node,
+	.copy = hmm_migrate_copy,
+};
+
+/* The same by the engine. */
+
+#define ENGINE_OPS						\
+	.begin = call_begin,					\
+	.copy = hmm_migrate_dma_copy,				\
+	.wait = hmm_migrate_dma_wait,				\
+	.address = call_address,				\
+	.release = hmm_migrate_dma_release
+
+static const struct hmm_migrate_ops engine_to_device_ops = {
+	ENGINE_OPS,
+	.alloc = call_alloc_device,
+	.commit = call_commit,
+};
+
+static const struct hmm_migrate_ops engine_to_system_ops = {
+	ENGINE_OPS,
+	.alloc = call_alloc_system,
+};
+
+static const struct hmm_migrate_ops engine_to_node_ops = {
+	ENGINE_OPS,
+	.wants = hmm_migrate_wants_node,
+	.alloc = hmm_migrate_alloc_node,
+};
+
+/* In the order of enum direction. */
+static const struct hmm_migrate_ops *call_ops[2][NR_DIRECTIONS] = {
+	{ &call_to_device_ops, &call_to_system_ops, &call_to_node_ops },
+	{ &engine_to_device_ops, &engine_to_system_ops, &engine_to_node_ops },
+};
+
+static bool is_our_engine(struct dma_chan *chan, void *data)
+{
+	return !strncmp(dev_name(chan->device->dev), "test_hmm_migrate_dma",
+			strlen("test_hmm_migrate_dma"));
+}
+
+/* Its channel, which is ours until the module goes away. */
+static int engine_get(void)
+{
+	dma_cap_mask_t mask;
+
+	lockdep_assert_held(&engine_lock);
+	if (!engine) {
+		dma_cap_zero(mask);
+		dma_cap_set(DMA_MEMCPY, mask);
+		engine = dma_request_channel(mask, is_our_engine, NULL);
+	}
+	return engine ? 0 : -ENODEV;
+}
+
+static unsigned int call_flags(struct test_hmm_migrate_range *range,
+			       enum direction direction)
+{
+	unsigned int flags = 0;
+
+	if (direction != TO_SYSTEM &&
+	    !(range->flags & (TEST_HMM_MIGRATE_SKIP_HOLES |
+			      TEST_HMM_MIGRATE_RELOCATE)))
+		flags |= HMM_MIGRATE_FILL_HOLES;
+	if (!(range->flags & TEST_HMM_MIGRATE_SKIP_GAPS))
+		flags |= HMM_MIGRATE_STRICT;
+	if (!(range->flags & TEST_HMM_MIGRATE_STOP_NO_MEMORY))
+		flags |= HMM_MIGRATE_SKIP_NO_MEMORY;
+	if (range->flags & TEST_HMM_MIGRATE_STOP_ON_ERROR)
+		flags |= HMM_MIGRATE_STOP_ON_COPY_ERROR;
+	return flags;
+}
+
+static void call_count(const struct hmm_migrate *migrate, struct counts *counts)
+{
+	u64 *pages = counts->pages, *time = counts->time;
+	enum migrate_left reason;
+
+	for (reason = 0; reason < NR_MIGRATE_LEFT; reason++)
+		pages[reason < MIGRATE_LEFT_NO_DESTINATION ?
+		      TEST_HMM_MIGRATE_NOT_SELECTED :
+		      TEST_HMM_MIGRATE_REFUSED] += migrate->left[reason];
+	pages[TEST_HMM_MIGRATE_REFUSED] += migrate->unwanted;
+	pages[TEST_HMM_MIGRATE_NO_SOURCE] += migrate->holes;
+	pages[TEST_HMM_MIGRATE_NO_DESTINATION] += migrate->no_memory;
+	pages[TEST_HMM_MIGRATE_COPY_FAILED] += migrate->copy_failed;
+	pages[TEST_HMM_MIGRATE_MOVED] += migrate->moved;
+	pages[TEST_HMM_MIGRATE_FILLED] += migrate->filled;
+
+	time[TEST_HMM_MIGRATE_TIME_SETUP] += migrate->time[HMM_MIGRATE_STEP_UNMAP];
+	time[TEST_HMM_MIGRATE_TIME_COPY] += migrate->time[HMM_MIGRATE_STEP_ALLOC] +
+					    migrate->time[HMM_MIGRATE_STEP_COPY] +
+					    migrate->time[HMM_MIGRATE_STEP_WAIT];
+	time[TEST_HMM_MIGRATE_TIME_PAGES] += migrate->time[HMM_MIGRATE_STEP_PAGES];
+	time[TEST_HMM_MIGRATE_TIME_FINALIZE] += migrate->time[HMM_MIGRATE_STEP_FINALIZE];
+}
+
+static int client_call(struct client *client,
+		       struct test_hmm_migrate_range *range,
+		       enum direction direction, struct counts *counts)
+{
+	bool relocate = range->flags & TEST_HMM_MIGRATE_RELOCATE;
+	bool use_engine = range->flags & TEST_HMM_MIGRATE_ENGINE;
+	struct call call = {
+		.device = client->device,
+		.client = client,
+		.make_room = range->flags & TEST_HMM_MIGRATE_MAKE_ROOM,
+		.migrate = {
+			.mm = client->mm,
+			.start = range->addr,
+			.end = range->addr + range->length,
+			.ops = call_ops[use_engine][direction],
+			.pgmap_owner = client->device,
+			.select = device_select(client->device,
+						direction != TO_SYSTEM && !relocate) |
+				  range_select(range),
+			.flags = call_flags(range, direction),
+			.hole_order = range->hole_order,
+			.node = range->node,
+			.dma_chan = use_engine ? engine : NULL,
+			.done = range->addr,
+			.chunk_size = range->chunk ?: DEFAULT_CHUNK,
+		},
+	};
+	int ret;
+
+	client_take_off(client, &call.flight, range->addr,
+			range->addr + range->length, &call.migrate);
+	if (direction == TO_SYSTEM)
+		ret = hmm_migrate_range_back(&call.migrate);
+	else
+		ret = hmm_migrate_range(&call.migrate);
+	client_land(client, &call.flight);
+	call_count(&call.migrate, counts);
+	range->done = call.migrate.done;
+	range->skipped = call.migrate.skipped;
+	return ret;
+}
+
+/* The engine has one channel, and one call at a time has it. */
+static int client_engine_call(struct client *client,
+			      struct test_hmm_migrate_range *range,
+			      enum direction direction, struct counts *counts)
+{
+	int ret;
+
+	if (mutex_lock_killable(&engine_lock))
+		return -EINTR;
+	ret = engine_get();
+	if (!ret)
+		ret = client_call(client, range, direction, counts);
+	mutex_unlock(&engine_lock);
+	return ret;
+}
+
+static u32 range_flags(enum direction direction)
+{
+	u32 flags = TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_LARGE | RANGE_FLAGS;
+
+	switch (direction) {
+	case TO_DEVICE:
+		return flags | TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_RELOCATE |
+		       TEST_HMM_MIGRATE_BARE | TEST_HMM_MIGRATE_MAKE_ROOM;
+	case TO_SYSTEM:
+		return flags | TEST_HMM_MIGRATE_BARE;
+	default:
+		return flags | TEST_HMM_MIGRATE_SKIP_HOLES;
+	}
+}
+
+static bool range_node_is_valid(const struct test_hmm_migrate_range *range,
+				enum direction direction)
+{
+	if (direction != TO_NODE)
+		return !range->node;
+	return range->node < MAX_NUMNODES && node_state(range->node, N_MEMORY);
+}
+
+static int check_migrate(const struct test_hmm_migrate_range *range,
+			 enum direction direction)
+{
+	if (range->flags & ~range_flags(direction))
+		return -EINVAL;
+	if (range->flags & TEST_HMM_MIGRATE_BARE &&
+	    range->flags & (RANGE_FLAGS | TEST_HMM_MIGRATE_MAKE_ROOM))
+		return -EINVAL;
+	if (!PAGE_ALIGNED(range->chunk) || range->chunk > MAX_CHUNK)
+		return -EINVAL;
+	if (range->hole_order > MAX_ORDER_DEVICE || range->hole_order == 1 ||
+	    !range_node_is_valid(range, direction))
+		return -EINVAL;
+	if (range->hole_order &&
+	    (direction == TO_SYSTEM || !(range->flags & TEST_HMM_MIGRATE_LARGE)))
+		return -EINVAL;
+	return check_range(range->addr, range->length);
+}
+
+static long client_migrate(struct client *client,
+			   struct test_hmm_migrate_range *range,
+			   enum direction direction)
+{
 	struct mm_struct *mm = client->mm;
 	struct counts counts = {};
 	long ret;
 
-	if (range->flags & ~flags)
-		return -EINVAL;
-	if (!PAGE_ALIGNED(range->chunk) || range->chunk > MAX_CHUNK)
-		return -EINVAL;
-	if (range->reserved || range->hole_order > MAX_ORDER_DEVICE)
-		return -EINVAL;
-	if (range->hole_order &&
-	    (!to_device || !(range->flags & TEST_HMM_MIGRATE_LARGE)))
-		return -EINVAL;
-	ret = check_range(range->addr, range->length);
+	ret = check_migrate(range, direction);
 	if (ret)
 		return ret;
 
 	memset(range->pages, 0, sizeof(range->pages));
 	memset(range->time, 0, sizeof(range->time));
+	range->done = range->addr;
+	range->skipped = 0;
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
-	ret = client_move(client, range, to_device, &counts);
+	if (range->flags & TEST_HMM_MIGRATE_BARE)
+		ret = client_move(client, range, direction == TO_DEVICE, &counts);
+	else if (range->flags & TEST_HMM_MIGRATE_ENGINE)
+		ret = client_engine_call(client, range, direction, &counts);
+	else
+		ret = client_call(client, range, direction, &counts);
 	mmput(mm);
 
-	counts_to_device(&counts, client->device, to_device);
+	if (direction != TO_NODE)
+		counts_to_device(&counts, client->device, direction == TO_DEVICE);
 	memcpy(range->pages, counts.pages, sizeof(counts.pages));
 	memcpy(range->time, counts.time, sizeof(counts.time));
 	return ret;
@@ -1484,12 +1881,35 @@ static long client_migrate(struct client *client,
 
 static long client_migrate_to_device(struct client *client, void *argument)
 {
-	return client_migrate(client, argument, true);
+	return client_migrate(client, argument, TO_DEVICE);
 }
 
 static long client_migrate_to_system(struct client *client, void *argument)
 {
-	return client_migrate(client, argument, false);
+	return client_migrate(client, argument, TO_SYSTEM);
+}
+
+static long client_migrate_to_node(struct client *client, void *argument)
+{
+	return client_migrate(client, argument, TO_NODE);
+}
+
+static long client_cancel(struct client *client, void *argument)
+{
+	struct test_hmm_migrate_cancel *cancel = argument;
+	struct flight *flight;
+
+	if (cancel->flags)
+		return -EINVAL;
+	cancel->calls = 0;
+	guard(mutex)(&client->lock);
+	list_for_each_entry(flight, &client->flights, node) {
+		if (!flight->migrate)
+			continue;
+		WRITE_ONCE(flight->migrate->cancel, true);
+		cancel->calls++;
+	}
+	return 0;
 }
 
 static vm_fault_t fate_to_fault(u8 fate)
@@ -1561,15 +1981,43 @@ static vm_fault_t fault_move_folio(struct vm_fault *vmf, struct folio *folio)
 	return ret;
 }
 
+static const struct hmm_migrate_ops call_fault_ops = {
+	.alloc = call_alloc_system,
+	.copy = call_copy,
+};
+
+/* The same by hmm_migrate_fault(). */
+static vm_fault_t fault_call(struct vm_fault *vmf, bool whole)
+{
+	struct testdev *device = page_to_testdev(vmf->page);
+	struct call call = {
+		.device = device,
+		.migrate = {
+			.ops = &call_fault_ops,
+			.pgmap_owner = device,
+			.select = whole ? MIGRATE_VMA_SELECT_LARGE : 0,
+		},
+	};
+	struct counts counts = {};
+	vm_fault_t ret;
+
+	ret = hmm_migrate_fault(vmf, &call.migrate);
+	call_count(&call.migrate, &counts);
+	counts_to_device(&counts, device, false);
+	return ret;
+}
+
 /* The CPU touched private memory. */
 static vm_fault_t testdev_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct testdev *device = page_to_testdev(vmf->page);
 	struct folio *folio = page_folio(vmf->page);
-	unsigned int order = folio_order(folio);
+	bool whole = folio_order(folio) <= READ_ONCE(device->fault_order);
 
 	atomic64_inc(&device->cpu_faults);
-	if (order && order <= READ_ONCE(device->fault_order))
+	if (!READ_ONCE(device->fault_bare))
+		return fault_call(vmf, whole);
+	if (whole && folio_test_large(folio))
 		return fault_move_folio(vmf, folio);
 	return fault_move_page(vmf);
 }
@@ -1757,11 +2205,13 @@ static long client_fault_order(struct client *client, void *argument)
 {
 	struct test_hmm_migrate_fault_order *fault_order = argument;
 
-	if (fault_order->flags || fault_order->reserved ||
-	    fault_order->order > MAX_ORDER_DEVICE)
+	if (fault_order->flags & ~TEST_HMM_MIGRATE_FAULT_BARE ||
+	    fault_order->reserved || fault_order->order > MAX_ORDER_DEVICE)
 		return -EINVAL;
 
 	WRITE_ONCE(client->device->fault_order, fault_order->order);
+	WRITE_ONCE(client->device->fault_bare,
+		   fault_order->flags & TEST_HMM_MIGRATE_FAULT_BARE);
 	return 0;
 }
 
@@ -1974,6 +2424,8 @@ static long take_range(struct client *client, struct test_hmm_migrate_take *take
 			return taken;
 		if (!taken && time_after(jiffies, deadline))
 			return -EBUSY;
+		if (taken)
+			deadline = jiffies + BUSY_TIMEOUT;
 		addr += taken;
 		if (fatal_signal_pending(current))
 			return -EINTR;
@@ -2016,6 +2468,7 @@ union argument {
 	struct test_hmm_migrate_hold hold;
 	struct test_hmm_migrate_fault_order fault_order;
 	struct test_hmm_migrate_take take;
+	struct test_hmm_migrate_cancel cancel;
 };
 
 #define COMMAND(_number, _type, _run) \
@@ -2044,6 +2497,9 @@ static const struct command {
 	COMMAND(TEST_HMM_MIGRATE_FAULT_ORDER, test_hmm_migrate_fault_order,
 		client_fault_order),
 	COMMAND(TEST_HMM_MIGRATE_TAKE, test_hmm_migrate_take, client_take),
+	COMMAND(TEST_HMM_MIGRATE_TO_NODE, test_hmm_migrate_range,
+		client_migrate_to_node),
+	COMMAND(TEST_HMM_MIGRATE_CANCEL, test_hmm_migrate_cancel, client_cancel),
 };
 
 static long run_command(struct client *client, const struct command *command,
@@ -2396,6 +2852,8 @@ static void __exit test_hmm_migrate_exit(void)
 	/* No file is open, so nothing moves to the devices any more. */
 	for (i = 0; i < nr_testdevs; i++)
 		misc_deregister(&testdevs[i]->misc);
+	if (engine)
+		dma_release_channel(engine);
 	destroy_devices();
 }
 

@@ -50,7 +50,7 @@ enum {
 	TEST_HMM_MIGRATE_NO_DESTINATION,
 	/* The copy failed. */
 	TEST_HMM_MIGRATE_COPY_FAILED,
-	/* Copied, and then refused by migrate_vma_pages(). */
+	/* Copied, and then refused by migrate_vma_pages(); or on its node already. */
 	TEST_HMM_MIGRATE_REFUSED,
 	/* It moved. */
 	TEST_HMM_MIGRATE_MOVED,
@@ -105,12 +105,28 @@ struct test_hmm_migrate_info {
 #define TEST_HMM_MIGRATE_RELOCATE	0x4
 /* Take folios of every order whole, and what is as large as a huge page. */
 #define TEST_HMM_MIGRATE_LARGE		0x8
+/*
+ * By migrate_vma_setup() and its sisters, a chunk at a time, and not by
+ * hmm_migrate_range(). With this, and without, a copy that fails has failed for
+ * a folio, or for a chunk.
+ */
+#define TEST_HMM_MIGRATE_BARE		0x10
+/* Pass over what is not mapped or cannot migrate at all. Not with BARE. */
+#define TEST_HMM_MIGRATE_SKIP_GAPS	0x20
+/* Stop where there is no memory for a small page: ENOMEM. Not with BARE. */
+#define TEST_HMM_MIGRATE_STOP_NO_MEMORY	0x40
+/* Stop after a chunk that could not be copied: EIO. Not with BARE. */
+#define TEST_HMM_MIGRATE_STOP_ON_ERROR	0x80
+/* Copy by the engine of lib/test_hmm_migrate_dma.c. Not with BARE. */
+#define TEST_HMM_MIGRATE_ENGINE		0x100
+/* Where the device is full, evict. To the device only. Not with BARE. */
+#define TEST_HMM_MIGRATE_MAKE_ROOM	0x200
 
 /**
- * struct test_hmm_migrate_range - migrate a range to the device, or back
+ * struct test_hmm_migrate_range - migrate a range to the device, or back, or to a
+ * node
  * @size: size of this structure in bytes
- * @flags: TEST_HMM_MIGRATE_SKIP_HOLES, TEST_HMM_MIGRATE_HUGE,
- *	   TEST_HMM_MIGRATE_RELOCATE, TEST_HMM_MIGRATE_LARGE
+ * @flags: TEST_HMM_MIGRATE_SKIP_HOLES, ...
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size
  * @chunk: bytes for each trip through the stages, a multiple of the page size,
@@ -120,16 +136,22 @@ struct test_hmm_migrate_info {
  * @hole_order: to the device with TEST_HMM_MIGRATE_LARGE: the order of the folios
  *	   that fill holes, where the range has room for one; 0 means small pages,
  *	   and huge ones where a page fault would put them
- * @reserved: must be 0
- * @pages: (out) number of pages by what became of them; on success the sum is
- *	   all pages of the range
+ * @node: the node of ordinary memory, for TEST_HMM_MIGRATE_TO_NODE; otherwise
+ *	must be 0
+ * @pages: (out) number of pages by what became of them; the sum is all pages
+ *	   from @addr to @done
  * @time: (out) nanoseconds by part
+ * @done: (out) up to which address it came
+ * @skipped: (out) pages that are not mapped or cannot migrate at all
  *
  * Pages that cannot move stay where they were and are counted; that alone is
  * no error. Where there is no memory for a large folio, smaller ones are taken,
  * with TEST_HMM_MIGRATE_LARGE of every order but 1, else small pages.
  *
- * EINVAL: a @hole_order that does not exist, or without its flag.
+ * EINVAL: a @hole_order that does not exist, or without its flag; flags that do not
+ * go together; a @node without memory.
+ * ENODEV: there is no engine.
+ * ECANCELED: by TEST_HMM_MIGRATE_CANCEL.
  * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or
  * device memory for example. What lies before it has been dealt with.
  */
@@ -140,9 +162,11 @@ struct test_hmm_migrate_range {
 	__u64 length;
 	__u64 chunk;
 	__u32 hole_order;
-	__u32 reserved;
+	__u32 node;
 	__u64 pages[TEST_HMM_MIGRATE_FATES];
 	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
+	__u64 done;
+	__u64 skipped;
 };
 
 /**
@@ -339,10 +363,13 @@ struct test_hmm_migrate_hold {
 	__u64 pages;
 };
 
+/* By migrate_vma_setup() and its sisters, and not by hmm_migrate_fault(). */
+#define TEST_HMM_MIGRATE_FAULT_BARE	0x1
+
 /**
  * struct test_hmm_migrate_fault_order - what a CPU fault brings back
  * @size: size of this structure in bytes
- * @flags: must be 0
+ * @flags: TEST_HMM_MIGRATE_FAULT_BARE or 0
  * @order: of a device folio up to this order the whole folio, of a larger one the
  *	   page that was touched alone; TEST_HMM_MIGRATE_MAX_ORDER at first
  * @reserved: must be 0
@@ -356,6 +383,20 @@ struct test_hmm_migrate_fault_order {
 	__u32 flags;
 	__u32 order;
 	__u32 reserved;
+};
+
+/**
+ * struct test_hmm_migrate_cancel - stop migrations that are under way
+ * @size: size of this structure in bytes
+ * @flags: must be 0
+ * @calls: (out) how many there are, by this open file
+ *
+ * They end after the chunks that they have begun.
+ */
+struct test_hmm_migrate_cancel {
+	__u32 size;
+	__u32 flags;
+	__u64 calls;
 };
 
 /**
@@ -397,5 +438,7 @@ struct test_hmm_migrate_take {
 #define TEST_HMM_MIGRATE_HOLD		_IO(0xB9, 0x09)
 #define TEST_HMM_MIGRATE_FAULT_ORDER	_IO(0xB9, 0x0a)
 #define TEST_HMM_MIGRATE_TAKE		_IO(0xB9, 0x0b)
+#define TEST_HMM_MIGRATE_TO_NODE	_IO(0xB9, 0x0c)
+#define TEST_HMM_MIGRATE_CANCEL		_IO(0xB9, 0x0d)
 
 #endif /* _LIB_TEST_HMM_MIGRATE_UAPI_H */

@@ -6,6 +6,8 @@
 #                    or full ones as in the TAP (device.private.zero_page); a
 #                    program that has none of them runs nothing
 #   TRIPS            how often the tests that repeat do so
+#   KSELFTEST_BARE   not empty: by the three calls of migrate.h, where there is a
+#                    choice, and not by hmm_migrate_range()
 #   KSELFTEST_CONFIG the kernel's configuration (debug)
 #   KSELFTEST_TREE   where the built kernel tree is, if not the usual one
 #   KSELFTEST_LOG    where the logs go, if not build/log/kselftest
@@ -29,7 +31,7 @@ fi
 o=.$config
 tests=$tree/tools/testing/selftests/mm
 programs=() files=()
-for program in hmm_migrate hmm_migrate_large; do
+for program in hmm_migrate hmm_migrate_large hmm_migrate_range; do
 	[ -e "$tests/$program.c" ] || continue
 	programs+=("$program")
 	files+=(--file "$tree/$o/$program:/bin/$program")
@@ -52,10 +54,13 @@ done
 # what is younger than five seconds.
 cat >"$log/run" <<E2
 leaks=/sys/kernel/debug/kmemleak
+export HMM_MIGRATE_BARE=${KSELFTEST_BARE-}
+[ -n "\$HMM_MIGRATE_BARE" ] || unset HMM_MIGRATE_BARE
 export HMM_MIGRATE_TRIPS=${TRIPS-}
 [ -n "\$HMM_MIGRATE_TRIPS" ] || unset HMM_MIGRATE_TRIPS
 export HMM_MIGRATE_MODULE=/lib/test_hmm_migrate.ko
 insmod \$HMM_MIGRATE_MODULE || exit 100
+[ ! -e /lib/test_hmm_migrate_dma.ko ] || insmod /lib/test_hmm_migrate_dma.ko || exit 104
 echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0 || exit 103
 # khugepaged must not make huge pages of what a test wants to be small.
@@ -78,6 +83,7 @@ while kill -0 \$rmmod 2>/dev/null; do
 	sleep 1
 done
 wait \$rmmod || exit 101
+[ ! -e /lib/test_hmm_migrate_dma.ko ] || rmmod test_hmm_migrate_dma || exit 105
 if [ -e \$leaks ] && grep -qv kmemleak=off /proc/cmdline; then
 	echo '# looking for memory leaks'
 	echo scan >\$leaks
@@ -88,11 +94,16 @@ fi
 exit \$rc
 E2
 
+if [ -e "$tree/$o/lib/test_hmm_migrate_dma.ko" ]; then
+	files+=(--file "$tree/$o/lib/test_hmm_migrate_dma.ko:/lib/test_hmm_migrate_dma.ko")
+fi
+
 say "running the kselftest on the $config kernel"
 vm=0
 "$SCRIPTS/vm.sh" --kernel "$tree/$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" \
 	--file "$tree/$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko" \
 	"${files[@]}" \
+	--nodes 1792M,256M \
 	--timeout "${KSELFTEST_TIMEOUT:-3600}" --append "${KSELFTEST_APPEND-}" || vm=$?
 
 # Every program must have a plan, and every planned test a result. A result's line is

@@ -159,13 +159,12 @@ static void collect_left_or_remember(struct migrate_collect *collect,
 
 static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
 {
-	/* An empty page of a file is no hole: the page cache has its contents. */
-	if (!vma_is_anonymous(collect->migrate->vma)) {
-		*slot = 0;
-		return;
-	}
-	/* What nobody keeps must not get where it can only be kept. */
-	if (collect->migrate->vma->vm_flags & VM_DROPPABLE) {
+	/*
+	 * An empty page of a file is no hole: the page cache has its contents. And
+	 * what nobody keeps must not get where it can only be kept.
+	 */
+	if (!vma_is_anonymous(collect->migrate->vma) ||
+	    collect->migrate->vma->vm_flags & VM_DROPPABLE) {
 		collect_left(collect, slot, MIGRATE_LEFT_KIND);
 		return;
 	}
@@ -1145,9 +1144,11 @@ static void collect_locked_ones(struct migrate_collect *collect)
  * from it is looked at again a bounded number of times, see migrate_backoff().
  *
  * Context: mmap_lock is held. Sleeps.
+ * Return: with MIGRATE_VMA_LEAVE_AGAIN, how many slots have MIGRATE_SRC_AGAIN, which
+ * is for the caller to clear; otherwise 0.
  */
-void migrate_stage_collect(struct migrate_vma *migrate,
-			   struct migrate_tally *tally)
+unsigned long migrate_stage_collect(struct migrate_vma *migrate,
+				    struct migrate_tally *tally)
 {
 	struct migrate_collect collect = {
 		.migrate = migrate,
@@ -1160,11 +1161,14 @@ void migrate_stage_collect(struct migrate_vma *migrate,
 	memset(migrate->dst, 0, sizeof(*migrate->dst) * migrate->npages);
 
 	collect_pass(&collect, 0, migrate->npages);
+	if (migrate->flags & MIGRATE_VMA_LEAVE_AGAIN)
+		return collect.nr_again;
 	if (collect.nr_again) {
 		tally->again = -tally->units;
 		collect_locked_ones(&collect);
 		tally->again += tally->units;
 	}
+	return 0;
 }
 
 #include "tests/collect-kunit.h"

@@ -46,12 +46,18 @@
 static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
 
 /*
- * Only inside collect: the folio lock was taken, look at this address again. It
- * is the address that is remembered and not the folio: the reference that would
- * keep the folio from going away would also make the migration fail that holds
- * the lock. Bit 0, MIGRATE_PFN_VALID, is clear.
+ * Only inside collect, but for MIGRATE_VMA_LEAVE_AGAIN: the folio lock was taken,
+ * look at this address again. It is the address that is remembered and not the
+ * folio: the reference that would keep the folio from going away would also make the
+ * migration fail that holds the lock. Bit 0, MIGRATE_PFN_VALID, is clear.
  */
 #define MIGRATE_SRC_AGAIN	BIT(MIGRATE_PFN_SHIFT)
+
+/*
+ * In the flags of struct migrate_vma, of hmm_migrate_range() only: what is locked is
+ * not looked at again in collect, which leaves MIGRATE_SRC_AGAIN in the slots.
+ */
+#define MIGRATE_VMA_LEAVE_AGAIN	BIT(31)
 
 /* What a PMD maps. A large hole is as large as that: collect marks no other. */
 #define MIGRATE_HUGE_ORDER \
@@ -333,8 +339,9 @@ void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
 			  bool isolated);
 
 void migrate_note_partial(struct folio *folio);
-void migrate_stage_collect(struct migrate_vma *migrate,
-			   struct migrate_tally *tally);
+bool migrate_takes_vma(struct vm_area_struct *vma);
+unsigned long migrate_stage_collect(struct migrate_vma *migrate,
+				    struct migrate_tally *tally);
 int migrate_stage_setup(struct migrate_vma *args, struct migrate_tally *collect,
 			struct migrate_tally *unmap);
 void migrate_stage_unmap(unsigned long *src, unsigned long npages,

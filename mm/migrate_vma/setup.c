@@ -8,7 +8,13 @@
 #include <linux/mm.h>
 #include "internal.h"
 
-static bool setup_takes_vma(struct vm_area_struct *vma)
+/**
+ * migrate_takes_vma() - can a vma migrate at all?
+ * @vma: the vma, or NULL
+ *
+ * Return: false if migrate_vma_setup() would refuse it.
+ */
+bool migrate_takes_vma(struct vm_area_struct *vma)
 {
 	return vma && !is_vm_hugetlb_page(vma) && !vma_is_dax(vma) &&
 	       !(vma->vm_flags & VM_SPECIAL);
@@ -16,7 +22,7 @@ static bool setup_takes_vma(struct vm_area_struct *vma)
 
 static bool setup_args_are_valid(struct migrate_vma *args)
 {
-	if (!setup_takes_vma(args->vma) || !args->src || !args->dst)
+	if (!migrate_takes_vma(args->vma) || !args->src || !args->dst)
 		return false;
 	if (args->start >= args->end || args->start < args->vma->vm_start ||
 	    args->end > args->vma->vm_end)

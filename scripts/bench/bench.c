@@ -6,6 +6,7 @@
  *
  * bench trips          each folio size, with and without copying the contents
  * bench ranges         4 KiB pages, ranges of 2 MiB to 512 MiB
+ * bench pipeline       64 MiB by an engine that takes its time, against the parts
  * bench profile SIZE   a trip of 2 MiB, while somebody else counts what runs
  * bench shootdowns     TLB shootdowns while other threads of the process run
  */
@@ -34,6 +35,8 @@
 #define TRIP_LENGTH	(16 * MIB)
 #define TRIPS		2
 #define SHOOTDOWN_TRIPS	4
+#define PIPELINE_LENGTH	(64 * MIB)
+#define PIPELINE_CHUNK	(2 * MIB)
 #define BUSY		3
 
 /* Bits of /proc/kpageflags. */
@@ -326,6 +329,123 @@ static void do_ranges(void)
 		do_range(mib * MIB);
 }
 
+/* Returns how long it took; all is back then. */
+static __u64 run_pipeline(unsigned char *memory, unsigned long chunk, unsigned int what,
+			  const char *name)
+{
+	static const char * const whats[] = { "range", "cpu", "engine", "serial" };
+	struct hmm_migrate_bench_pipeline pipeline = {
+		.addr = (uintptr_t)memory,
+		.length = PIPELINE_LENGTH,
+		.chunk = chunk,
+		.what = what,
+	};
+	struct hmm_migrate_bench_trip trip;
+	unsigned int i;
+
+	if (ioctl(device, HMM_MIGRATE_BENCH_PIPELINE, &pipeline))
+		err(1, "the pipeline, chunks of %lu KiB", chunk / KIB);
+	if (pipeline.moved != PIPELINE_LENGTH / PAGE)
+		errx(1, "%llu pages moved in chunks of %lu KiB", pipeline.moved,
+		     chunk / KIB);
+	printf("{\"what\":\"chunk\",\"case\":\"%s\",\"trip\":%lu", name, chunk / KIB);
+	printf(",\"direction\":\"%s\",\"time\":%llu,\"steps\":[", whats[what],
+	       pipeline.time);
+	for (i = 0; i < ARRAY_SIZE(pipeline.step); i++)
+		printf("%s%llu", i ? "," : "", pipeline.step[i]);
+	printf("]}\n");
+	if (what != HMM_MIGRATE_BENCH_ENGINE)
+		send(memory, PIPELINE_LENGTH, true, false, &trip);
+	return pipeline.time;
+}
+
+/* Neighbours in the range are none in memory: what is copied is in small pieces. */
+static void touch_scattered(unsigned char *memory, unsigned long length)
+{
+	unsigned long i, n = length / PAGE;
+
+	for (i = 0; i < n; i++)
+		memory[i * 517 % n * PAGE] = 1;
+}
+
+static unsigned char *map_pipeline(const struct kind *kind, bool scattered)
+{
+	unsigned char *memory = map_aligned(PIPELINE_LENGTH);
+	struct hmm_migrate_bench_trip trip;
+	struct orders orders;
+
+	set_folio_order(kind->order);
+	if (scattered)
+		touch_scattered(memory, PIPELINE_LENGTH);
+	else
+		touch(memory, PIPELINE_LENGTH);
+	set_folio_order(0);
+	if (!scattered) {
+		/* The first trip of a THP is one of its own. */
+		send(memory, PIPELINE_LENGTH, false, false, &trip);
+		send(memory, PIPELINE_LENGTH, true, false, &trip);
+		/* What is all zeros is a hole when it is split. */
+		touch(memory, PIPELINE_LENGTH);
+	}
+	count_orders(memory, PIPELINE_LENGTH, &orders);
+	if (!only_order(&orders, kind->order, PIPELINE_LENGTH))
+		errx(1, "%s: the memory is not made of such folios", kind->name);
+	return memory;
+}
+
+/*
+ * On memory of its own if that does not stay as it is: small chunks cut huge pages in
+ * pieces, and what comes back is scattered no more.
+ */
+static __u64 time_pipeline(const struct kind *kind, const char *name,
+			   unsigned char *memory, unsigned long chunk,
+			   unsigned int what)
+{
+	unsigned char *own = memory ? NULL : map_pipeline(kind, !kind->order);
+	__u64 time = run_pipeline(memory ?: own, chunk, what, name);
+
+	if (own)
+		munmap(own, PIPELINE_LENGTH);
+	return time;
+}
+
+static void do_pipeline_kind(const struct kind *kind, const char *name,
+			     unsigned char *memory)
+{
+	__u64 range, cpu, engine;
+	unsigned long chunk;
+
+	cpu = time_pipeline(kind, name, memory, PIPELINE_CHUNK, HMM_MIGRATE_BENCH_CPU);
+	engine = time_pipeline(kind, name, memory, PIPELINE_CHUNK,
+			       HMM_MIGRATE_BENCH_ENGINE);
+	time_pipeline(kind, name, memory, PIPELINE_CHUNK, HMM_MIGRATE_BENCH_SERIAL);
+	range = time_pipeline(kind, name, memory, PIPELINE_CHUNK,
+			      HMM_MIGRATE_BENCH_RANGE);
+	printf("{\"what\":\"pipeline\",\"case\":\"%s\",\"direction\":\"out\"", name);
+	printf(",\"value\":%.4f}\n", (double)range / (cpu > engine ? cpu : engine));
+
+	for (chunk = 64 * KIB; chunk <= PIPELINE_LENGTH; chunk *= 2)
+		if (chunk != PIPELINE_CHUNK)
+			time_pipeline(kind, name, memory, chunk,
+				      HMM_MIGRATE_BENCH_RANGE);
+}
+
+static void do_pipeline(void)
+{
+	unsigned char *memory;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (kinds[i].order != 0 && kinds[i].order != 4)
+			continue;
+		memory = map_pipeline(&kinds[i], false);
+		do_pipeline_kind(&kinds[i], kinds[i].name, memory);
+		munmap(memory, PIPELINE_LENGTH);
+	}
+	do_pipeline_kind(&kinds[ARRAY_SIZE(kinds) - 1], "2m", NULL);
+	do_pipeline_kind(&kinds[0], "4k-scattered", NULL);
+}
+
 static unsigned long read_vmstat(const char *name)
 {
 	unsigned long value;
@@ -503,11 +623,13 @@ int main(int argc, char **argv)
 		do_trips();
 	else if (!strcmp(what, "ranges"))
 		do_ranges();
+	else if (!strcmp(what, "pipeline"))
+		do_pipeline();
 	else if (!strcmp(what, "profile") && argc == 3)
 		do_profile(find_kind(argv[2]));
 	else if (!strcmp(what, "shootdowns"))
 		do_shootdowns();
 	else
-		errx(2, "usage: bench trips | ranges | shootdowns | profile SIZE");
+		errx(2, "usage: bench trips | ranges | pipeline | shootdowns | profile SIZE");
 	return 0;
 }

@@ -69,7 +69,11 @@ fi
 for what in stock series; do
 	if [ $what = stock ]; then tree=$BUILD/stock; else tree=$TREE; fi
 	module $what "$tree"
-	vm $what "$tree" count --icount --mem 6G --timeout 600
+	engine=()
+	if [ -e "$tree/.bench/lib/test_hmm_migrate_dma.ko" ]; then
+		engine=(--file "$tree/.bench/lib/test_hmm_migrate_dma.ko:test_hmm_migrate_dma.ko")
+	fi
+	vm $what "$tree" count --icount --mem 6G --timeout 600 "${engine[@]}"
 	# A virtual CPU that a busy host does not run is no stall of the kernel's.
 	vm $what "$tree" shootdowns --cpus 4 --mem 2G --timeout 600 \
 		--append rcupdate.rcu_cpu_stall_suppress=1
@@ -95,6 +99,6 @@ rc=0
 log=$LOGS/bench-chart.log
 gnuplot -e "dir='$OUT'" "$BENCH/chart.gp" >"$log" 2>&1 ||
 	die "the charts could not be drawn: see $(rel "$log")."
-say "charts: $(rel "$OUT/bench.svg") and $(rel "$OUT/bench-range.svg"); all measurements: $(rel "$OUT/results.json")"
+say "charts: $(rel "$OUT/bench.svg"), $(rel "$OUT/bench-range.svg") and $(rel "$OUT/bench-chunk.svg"); all measurements: $(rel "$OUT/results.json")"
 [ $rc -eq 0 ] ||
 	die "a must is missed or a measurement is missing (FAILED, above): see $(rel "$OUT/results.json")."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# gnuplot -e "dir='...'" chart.gp: dir/bars.dat, dir/ranges.dat -> dir/*.svg
+# gnuplot -e "dir='...'" chart.gp: dir/bars.dat, dir/ranges.dat, dir/chunks.dat -> dir/*.svg
 set encoding utf8
 set terminal svg size 1400,540 font 'sans-serif,13' background 'white'
 set border 3 lc rgb '#666666'
@@ -44,3 +44,16 @@ plot dir.'/ranges.dat' using 1:2 with linespoints lw 2 pt 7 lc rgb stock title '
      '' using 1:3 with linespoints lw 2 pt 6 dt 2 lc rgb stock title 'stock, back', \
      '' using 1:4 with linespoints lw 2 pt 7 lc rgb series title 'series, to the device', \
      '' using 1:5 with linespoints lw 2 pt 6 dt 2 lc rgb series title 'series, back'
+
+set output dir.'/bench-chunk.svg'
+set title 'hmm_migrate_range(): 64 MiB to the device by an engine of 20 GB/s and 10 us latency'
+set xlabel 'size of a chunk in KiB'
+set ylabel 'GB/s'
+set logscale x 2
+set xrange [56:75000]
+set yrange [0:*]
+set xtics (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+set key top left
+plot dir.'/chunks.dat' using 1:4 with linespoints lw 2 pt 7 lc rgb '#1f77b4' title '2 MiB THP', \
+     '' using 1:3 with linespoints lw 2 pt 5 lc rgb '#2ca02c' title '64 KiB folios', \
+     '' using 1:2 with linespoints lw 2 pt 9 lc rgb '#9a9a9a' title '4 KiB pages'

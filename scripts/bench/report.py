@@ -12,6 +12,8 @@ STAGES = ('setup', 'pages', 'finalize')
 DIRECTIONS = ('out', 'back')
 SIZES = ('4k', '16k', '64k', '1m', '2m')
 RANGES = ('2', '8', '32', '128', '512')
+PIPELINE = ('4k', '4k-scattered', '64k', '2m')
+PIPELINE_MIB, CHUNK_KIB = 64, 2048
 TOLERANCE = 0.10
 
 # Row of the table: the folio size and which trip it is. A second trip, since
@@ -95,6 +97,16 @@ class Kernel:
             for size in SIZES:
                 if not self.shootdowns(size, direction):
                     yield f'shootdowns {size} {direction}'
+        if self.name == 'series':
+            for size in PIPELINE:
+                for what in ('cpu', 'engine', 'serial', 'range'):
+                    if not self.chunk(size, CHUNK_KIB, what):
+                        yield f'the pipeline of {size}, {what}'
+
+    def chunk(self, size, kib, what):
+        """How many ns 64 MiB of a folio size take in chunks, by the engine, or a part of that."""
+        r = self.by_key.get(('chunk', size, kib, what, None))
+        return r['time'] if r else None
 
 
 def whole(r):
@@ -257,15 +269,33 @@ def print_shootdowns(figures, stock, series):
     print_table(['case', 'direction', 'stock', 'series', 'must', 'aim', 'verdict'], rows)
 
 
-def print_others(figures, series):
+def milliseconds(ns):
+    return '-' if ns is None else f'{ns / 1e6:.2f}'
+
+
+def print_pipeline(figures, series):
     rows = []
-    for (case, direction) in figures.musts:
-        if case.startswith('pipeline-'):
-            value, why = value_of(series, case, direction)
-            rows.append([case, direction, why or number(value)] + must_cells(figures, series, case, direction))
-    if rows:
-        print('The pipeline: time over the larger of copy alone and CPU alone\n')
-        print_table(['case', 'direction', 'series', 'must', 'aim', 'verdict'], rows)
+    for size in PIPELINE:
+        case = f'pipeline-{size}'
+        value, why = value_of(series, case, 'out')
+        rows.append([size, 'out'] + [milliseconds(series.chunk(size, CHUNK_KIB, what))
+                                     for what in ('engine', 'cpu', 'serial', 'range')] +
+                    [why or f'{value:.3f}'] + must_cells(figures, series, case, 'out'))
+    print('64 MiB to the device by an engine of 20 GB/s and 10 us latency, chunks of 2 MiB, milliseconds: the engine '
+          'alone,\nthe CPU alone (three calls, allocation, DMA mapping), three calls and the engine in turn, '
+          'hmm_migrate_range()\n')
+    print_table(['case', 'direction', 'engine', 'CPU', 'in turn', 'range', 'range / larger', 'must', 'aim', 'verdict'],
+                rows)
+    rows = []
+    for kib in (1 << n for n in range(6, 17)):
+        rows.append([f'{kib} KiB' if kib < 1024 else f'{kib // 1024} MiB', ''] +
+                    [gigabytes(series.chunk(size, kib, 'range')) for size in PIPELINE] + [''])
+    print('GB/s of hmm_migrate_range() against the size of the chunk\n')
+    print_table(['chunk', ''] + list(PIPELINE) + [''], rows)
+
+
+def gigabytes(ns):
+    return '-' if not ns else f'{PIPELINE_MIB * 2 ** 20 / ns:.2f}'
 
 
 def deviations(figures, stock):
@@ -315,6 +345,13 @@ def write_charts(figures, stock, series, directory):
             print(mib, *values, file=file)
 
 
+def write_chunk_chart(series, directory):
+    with open(f'{directory}/chunks.dat', 'w', encoding='utf-8') as file:
+        for kib in (1 << n for n in range(6, 17)):
+            values = [gigabytes(series.chunk(size, kib, 'range')).replace('-', 'NaN') for size in PIPELINE]
+            print(kib, *values, file=file)
+
+
 def main():
     if len(sys.argv) != 4:
         sys.exit(__doc__)
@@ -328,7 +365,7 @@ def main():
     print_copies(stock, series)
     print_ranges(figures, stock, series)
     print_shootdowns(figures, stock, series)
-    print_others(figures, series)
+    print_pipeline(figures, series)
 
     failures = [f'{kernel.name}: {what} was not measured' for kernel in (stock, series) for what in kernel.missing()]
     for case, direction in figures.musts:
@@ -347,6 +384,7 @@ def main():
     else:
         print(f'The stock figures on record are those of {figures.base}, this is {stock.release}: not compared.\n')
     write_charts(figures, stock, series, sys.argv[3])
+    write_chunk_chart(series, sys.argv[3])
 
     for failure in failures:
         print(f'FAILED: {failure}')

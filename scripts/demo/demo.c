@@ -127,7 +127,7 @@ static bool trip(struct device *device, const struct kind *kind,
 {
 	struct test_hmm_migrate_range range = {
 		.size = sizeof(range),
-		.flags = TEST_HMM_MIGRATE_LARGE,
+		.flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_BARE,
 		.addr = (uintptr_t)memory,
 		.length = SIZE,
 	};

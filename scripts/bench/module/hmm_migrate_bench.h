@@ -48,6 +48,40 @@ struct hmm_migrate_bench_trip {
 	__u64 to[HMM_MIGRATE_BENCH_ORDERS];
 };
 
+/* What to take the time of. */
+enum {
+	/* hmm_migrate_range() with the engine. */
+	HMM_MIGRATE_BENCH_RANGE,
+	/* The three calls, allocation and DMA mapping, and no copy. */
+	HMM_MIGRATE_BENCH_CPU,
+	/* The same chunks given to the engine, and nothing migrated. */
+	HMM_MIGRATE_BENCH_ENGINE,
+	/* The three calls, and the engine between two of them: one after the other. */
+	HMM_MIGRATE_BENCH_SERIAL,
+};
+
+/**
+ * struct hmm_migrate_bench_pipeline - migrate a range to the device, by an engine
+ * @addr: in: where the range starts; in one vma
+ * @length: in: its length in bytes
+ * @chunk: in: bytes a chunk
+ * @what: in: HMM_MIGRATE_BENCH_RANGE, ...
+ * @time: out: ns
+ * @moved: out: pages that moved; with HMM_MIGRATE_BENCH_ENGINE, that were copied
+ * @step: out: ns of each step of HMM_MIGRATE_BENCH_RANGE
+ */
+struct hmm_migrate_bench_pipeline {
+	__u64 addr;
+	__u64 length;
+	__u64 chunk;
+	__u64 what;
+	__u64 time;
+	__u64 moved;
+	__u64 step[7];
+};
+
+#define HMM_MIGRATE_BENCH_PIPELINE \
+	_IOWR('H', 0xb1, struct hmm_migrate_bench_pipeline)
 #define HMM_MIGRATE_BENCH_TRIP	_IOWR('H', 0xb0, struct hmm_migrate_bench_trip)
 
 #endif

@@ -59,6 +59,7 @@ FIXTURE_SETUP(device)
 		SKIP(return, "no coherent device, is there Soft Reserved memory?");
 	ASSERT_LE(0, self->fd);
 	disarm(self->fd);
+	ASSERT_EQ(0, set_fault_order(self->fd, TEST_HMM_MIGRATE_MAX_ORDER));
 	self->memory = map_pages(PAGES);
 	ASSERT_NE(MAP_FAILED, (void *)self->memory);
 	fill(self->memory, self->size, 1);
@@ -1175,8 +1176,10 @@ TEST_F_TIMEOUT(device, allocation_fails_on_the_way_out, TIMEOUT)
 		     TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, TEST_HMM_MIGRATE_NO_DESTINATION);
 }
 
+/* To hmm_migrate_range(), a copy has failed for a chunk: see hmm_migrate_range.c. */
 TEST_F_TIMEOUT(device, copy_fails_on_the_way_out, TIMEOUT)
 {
+	bare = true;
 	check_failed(_metadata, self->fd, self->memory,
 		     TEST_HMM_MIGRATE_FAIL_COPY,
 		     TEST_HMM_MIGRATE_COPY_FAILED);
@@ -1187,6 +1190,7 @@ TEST_F_TIMEOUT(device, failures_in_holes, TIMEOUT)
 {
 	unsigned char *memory = map_pages(PAGES);
 
+	bare = true;
 	ASSERT_NE(MAP_FAILED, (void *)memory);
 	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 5, 3));
 	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 20, 4));
@@ -1220,6 +1224,7 @@ TEST_F_TIMEOUT(device, failures_on_the_way_back, TIMEOUT)
 	};
 	unsigned int i;
 
+	bare = true;
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
 		ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 		ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
@@ -1635,6 +1640,8 @@ TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
 	struct holder holder;
 
 	ASSERT_LE(0, locked);
+	/* hmm_migrate_range() waits for them. */
+	bare = true;
 	ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 3, 500000));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	pthread_join(holder.thread, NULL);
@@ -1994,10 +2001,10 @@ static const struct {
 } requests[] = {
 	{ "info", TEST_HMM_MIGRATE_INFO, sizeof(struct test_hmm_migrate_info) },
 	{ "to_device", TEST_HMM_MIGRATE_TO_DEVICE, sizeof(struct test_hmm_migrate_range),
-	  TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_HUGE |
-	  TEST_HMM_MIGRATE_RELOCATE | TEST_HMM_MIGRATE_LARGE },
+	  0x3ff },
 	{ "to_system", TEST_HMM_MIGRATE_TO_SYSTEM, sizeof(struct test_hmm_migrate_range),
-	  TEST_HMM_MIGRATE_HUGE | TEST_HMM_MIGRATE_LARGE },
+	  0x3ff & ~(TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_RELOCATE |
+		    TEST_HMM_MIGRATE_MAKE_ROOM) },
 	{ "read", TEST_HMM_MIGRATE_READ, sizeof(struct test_hmm_migrate_access) },
 	{ "write", TEST_HMM_MIGRATE_WRITE, sizeof(struct test_hmm_migrate_access) },
 	{ "snapshot", TEST_HMM_MIGRATE_SNAPSHOT, sizeof(struct test_hmm_migrate_snapshot) },
@@ -2009,8 +2016,12 @@ static const struct {
 	{ "hold", TEST_HMM_MIGRATE_HOLD, sizeof(struct test_hmm_migrate_hold),
 	  TEST_HMM_MIGRATE_HOLD_MIGRATION },
 	{ "fault_order", TEST_HMM_MIGRATE_FAULT_ORDER,
-	  sizeof(struct test_hmm_migrate_fault_order) },
+	  sizeof(struct test_hmm_migrate_fault_order), TEST_HMM_MIGRATE_FAULT_BARE },
 	{ "take", TEST_HMM_MIGRATE_TAKE, sizeof(struct test_hmm_migrate_take) },
+	{ "to_node", TEST_HMM_MIGRATE_TO_NODE, sizeof(struct test_hmm_migrate_range),
+	  0x3ff & ~(TEST_HMM_MIGRATE_BARE | TEST_HMM_MIGRATE_RELOCATE |
+		    TEST_HMM_MIGRATE_MAKE_ROOM) },
+	{ "cancel", TEST_HMM_MIGRATE_CANCEL, sizeof(struct test_hmm_migrate_cancel) },
 };
 
 /* An argument that is fine for any of the ioctls, in @page of page_size bytes. */
@@ -2032,6 +2043,7 @@ static void good_argument(unsigned char *page, unsigned long request, size_t siz
 	case TEST_HMM_MIGRATE_TO_SYSTEM:
 	case TEST_HMM_MIGRATE_HOLD:
 	case TEST_HMM_MIGRATE_TAKE:
+	case TEST_HMM_MIGRATE_TO_NODE:
 		access->addr = (uintptr_t)memory;
 		access->length = page_size;
 		break;
@@ -2117,7 +2129,7 @@ TEST_F_TIMEOUT(device, unknown_ioctls, TIMEOUT)
 		unsigned long request = _IO(0xB9, nr);
 
 		if (request >= TEST_HMM_MIGRATE_INFO &&
-		    request <= TEST_HMM_MIGRATE_TAKE)
+		    request <= TEST_HMM_MIGRATE_CANCEL)
 			continue;
 		EXPECT_EQ(-ENOTTY, device_ioctl(self->fd, request, argument));
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What hmm_migrate and hmm_migrate_large share: memory whose contents are known,
+ * What hmm_migrate and its sisters share: memory whose contents are known,
  * the ioctls of lib/test_hmm_migrate.c, what the kernel tells of a process, and
  * threads that migrate.
  */
@@ -349,13 +349,43 @@ static inline int open_device(unsigned int device)
 /* The order of what fills holes, for whoever takes folios of every order. */
 static unsigned int hole_order;
 
+/* By the three calls of migrate.h, and not by hmm_migrate_range(). */
+static bool bare;
+
+/* What only hmm_migrate_range() can do. */
+#define RANGE_FLAGS \
+	(TEST_HMM_MIGRATE_SKIP_GAPS | TEST_HMM_MIGRATE_STOP_NO_MEMORY | \
+	 TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE | \
+	 TEST_HMM_MIGRATE_MAKE_ROOM)
+
+static inline bool is_bare(void)
+{
+	return bare || getenv("HMM_MIGRATE_BARE");
+}
+
+static inline unsigned int path_flag(unsigned int flags)
+{
+	return is_bare() && !(flags & RANGE_FLAGS) ? TEST_HMM_MIGRATE_BARE : 0;
+}
+
+static inline int set_fault_order(int fd, unsigned int order)
+{
+	struct test_hmm_migrate_fault_order argument = {
+		.size = sizeof(argument),
+		.flags = is_bare() ? TEST_HMM_MIGRATE_FAULT_BARE : 0,
+		.order = order,
+	};
+
+	return device_ioctl(fd, TEST_HMM_MIGRATE_FAULT_ORDER, &argument);
+}
+
 static inline int migrate(int fd, unsigned long request, void *addr,
 			  unsigned long npages, unsigned int flags,
 			  struct test_hmm_migrate_range *range)
 {
 	memset(range, 0, sizeof(*range));
 	range->size = sizeof(*range);
-	range->flags = flags;
+	range->flags = flags | path_flag(flags);
 	range->addr = (uintptr_t)addr;
 	range->length = npages * page_size;
 	if (request == TEST_HMM_MIGRATE_TO_DEVICE && flags & TEST_HMM_MIGRATE_LARGE)
@@ -815,7 +845,7 @@ static inline void *hold_range(void *data)
 	return NULL;
 }
 
-/* Returns when the pages are held. */
+/* Returns when the pages are held, or as many by other holders. */
 static inline bool start_holder(struct holder *holder, int fd,
 				unsigned int flags, void *memory,
 				unsigned long npages, unsigned long usec)
@@ -833,7 +863,7 @@ static inline bool start_holder(struct holder *holder, int fd,
 	};
 	if (pthread_create(&holder->thread, NULL, hold_range, holder))
 		return false;
-	for (tries = 0; tries < 1000000 && info.held != npages; tries++) {
+	for (tries = 0; tries < 1000000 && info.held < npages; tries++) {
 		if (get_info(fd, &info))
 			return false;
 	}

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Load the test driver and run hmm_migrate and hmm_migrate_large, with some swap
-# space if the machine has none. What was not there before is gone again
-# afterwards.
+# Load the test drivers and run hmm_migrate, hmm_migrate_large and
+# hmm_migrate_range, with some swap space if the machine has none. What was not
+# there before is gone again afterwards.
 
 # kselftest's code for a test that cannot run here
 ksft_skip=4
@@ -39,6 +39,9 @@ cleanup()
 	if [ -n "$driver" ]; then
 		modprobe -r test_hmm_migrate
 	fi
+	if [ -n "$engine" ]; then
+		modprobe -r test_hmm_migrate_dma
+	fi
 }
 
 add_swap()
@@ -60,6 +63,9 @@ if [ ! -e /sys/module/test_hmm_migrate ]; then
 	modprobe -q test_hmm_migrate ||
 		skip "cannot load test_hmm_migrate, is CONFIG_TEST_HMM_MIGRATE=m?"
 	driver=y
+fi
+if [ ! -e /sys/module/test_hmm_migrate_dma ] && modprobe -q test_hmm_migrate_dma; then
+	engine=y
 fi
 if [ "$(wc -l < /proc/swaps)" = 1 ]; then
 	add_swap
@@ -86,7 +92,7 @@ case $module in
 *.ko)	export HMM_MIGRATE_MODULE="$module" ;;
 esac
 status=0
-for program in hmm_migrate hmm_migrate_large; do
+for program in hmm_migrate hmm_migrate_large hmm_migrate_range; do
 	"$(dirname "$0")"/$program || status=1
 done
 exit $status

@@ -260,16 +260,6 @@ static bool choose_pages(void)
 	return choose(path, "never");
 }
 
-static int set_fault_order(int fd, unsigned int order)
-{
-	struct test_hmm_migrate_fault_order argument = {
-		.size = sizeof(argument),
-		.order = order,
-	};
-
-	return device_ioctl(fd, TEST_HMM_MIGRATE_FAULT_ORDER, &argument);
-}
-
 static int reset_statistics(int fd)
 {
 	struct test_hmm_migrate_statistics stats;
@@ -1234,6 +1224,8 @@ TEST_F_TIMEOUT(whole, locked_for_long, TIMEOUT)
 {
 	struct holder holder;
 
+	/* hmm_migrate_range() waits for it. */
+	bare = true;
 	ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 1, 500000));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
 			     folio_pages, whole_flag, &self->range));
@@ -1857,9 +1849,9 @@ TEST_F_TIMEOUT(whole, bad_arguments, TIMEOUT)
 		unsigned int flags;
 		int error;
 	} cases[] = {
-		{ TEST_HMM_MIGRATE_TO_DEVICE, 0x10, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, 0x400, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_HUGE | 0x80000000, -EINVAL },
-		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0x10, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0x400, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE |
 		  TEST_HMM_MIGRATE_HUGE, -EINVAL },
@@ -1870,7 +1862,7 @@ TEST_F_TIMEOUT(whole, bad_arguments, TIMEOUT)
 		  TEST_HMM_MIGRATE_RELOCATE | TEST_HMM_MIGRATE_SKIP_HOLES, 0 },
 	};
 	static const struct test_hmm_migrate_fault_order orders[] = {
-		{ .order = HUGE_ORDER + 1 }, { .order = -1 }, { .flags = 1 },
+		{ .order = HUGE_ORDER + 1 }, { .order = -1 }, { .flags = 2 },
 		{ .reserved = 1 },
 	};
 	unsigned int i;
@@ -3016,6 +3008,9 @@ TEST_F_TIMEOUT(operation, soft_dirty, TIMEOUT)
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages,
 					      PM_SOFT_DIRTY));
 	ASSERT_LE(0, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages,
+					      PM_SOFT_DIRTY));
+	ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(self->npages, pagemap_count(self->part, self->npages,
 					      PM_SOFT_DIRTY));
 	expect_pieces(_metadata, self, 2);

@@ -19,6 +19,7 @@
 #include <linux/vmalloc.h>
 
 #include "hmm_migrate_bench.h"
+#include "internal.h"
 
 /*
  * What this kernel does not have is 0 here, and the compiler drops what
@@ -46,7 +47,7 @@ static bool contents = true;
 module_param(contents, bool, 0444);
 MODULE_PARM_DESC(contents, "Have memory for the contents, to copy them (default: yes)");
 
-static struct dev_pagemap pgmap;
+struct dev_pagemap pgmap;
 static unsigned long first_pfn;
 static unsigned int nr_pages;
 static void *vram;
@@ -130,7 +131,7 @@ static void ready(struct page *page, unsigned int order)
 }
 #endif
 
-static struct page *alloc_device(unsigned int order)
+struct page *alloc_device(unsigned int order)
 {
 	unsigned int nr = take(order);
 	struct page *page;
@@ -329,6 +330,8 @@ static long bench_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	struct migrate_vma args = {};
 	int ret;
 
+	if (cmd == HMM_MIGRATE_BENCH_PIPELINE)
+		return bench_pipeline((void __user *)arg);
 	if (cmd != HMM_MIGRATE_BENCH_TRIP)
 		return -ENOTTY;
 

@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A DMA engine made of software, to test copying that takes its time.
+ *
+ * It copies memory with a bandwidth and a latency that can be set, by the clock and
+ * not by the time that the CPU takes. What is issued together begins when what was
+ * issued before is done and the latency is over. A descriptor without an interrupt
+ * is reported together with the next one that has one, or to who asks for it.
+ *
+ * Addresses are those of dma_map_sg(), which are physical here; or addresses of the
+ * kernel, for memory that has no physical ones.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/dma-mapping.h>
+#include <linux/dmaengine.h>
+#include <linux/hrtimer.h>
+#include <linux/io.h>
+#include <linux/ktime.h>
+#include <linux/math64.h>
+#include <linux/module.h>
+#include <linux/platform_device.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/string.h>
+
+static unsigned int bandwidth_mb = 20000;
+module_param(bandwidth_mb, uint, 0644);
+MODULE_PARM_DESC(bandwidth_mb, "megabytes in a second (default 20000)");
+
+static unsigned int latency_ns = 10000;
+module_param(latency_ns, uint, 0644);
+MODULE_PARM_DESC(latency_ns, "nanoseconds before what is issued together begins (default 10000)");
+
+static bool move = true;
+module_param(move, bool, 0644);
+MODULE_PARM_DESC(move, "move the bytes; without, there is only the time that it takes (default Y)");
+
+static unsigned int fail_nth;
+module_param(fail_nth, uint, 0644);
+MODULE_PARM_DESC(fail_nth, "which descriptor from now on fails, 1 is the next one; 0 for none");
+
+static bool hang;
+module_param(hang, bool, 0644);
+MODULE_PARM_DESC(hang, "never report anything, until it is terminated (default N)");
+
+static unsigned int descriptors;
+module_param(descriptors, uint, 0644);
+MODULE_PARM_DESC(descriptors, "how many it has at most; 0 for any number");
+
+static unsigned int interrupts;
+module_param(interrupts, uint, 0644);
+MODULE_PARM_DESC(interrupts, "how many there were");
+
+/**
+ * struct job - a descriptor
+ * @tx: for the framework
+ * @node: in one of the lists of the engine
+ * @to: where to copy to
+ * @from: where to copy from
+ * @length: bytes
+ * @end: when it is done; set when it is issued
+ */
+struct job {
+	struct dma_async_tx_descriptor tx;
+	struct list_head node;
+	dma_addr_t to;
+	dma_addr_t from;
+	size_t length;
+	ktime_t end;
+};
+
+/**
+ * struct engine - the engine, with one channel
+ * @dma: for the framework
+ * @chan: its channel
+ * @finish: one at a time reports what is over, in the order of the cookies; taken
+ *	with bottom halves off, before @lock
+ * @lock: protects what follows; taken with bottom halves off
+ * @unused: jobs that are to be used again
+ * @submitted: jobs that are submitted and not issued
+ * @issued: jobs that are issued, by their @end
+ * @jobs: how many jobs are in use
+ * @free_at: when all of them are done
+ * @timer: for the next interrupt
+ */
+struct engine {
+	struct dma_device dma;
+	struct dma_chan chan;
+	spinlock_t finish;		/* see above */
+	spinlock_t lock;		/* see above */
+	struct list_head unused;
+	struct list_head submitted;
+	struct list_head issued;
+	unsigned int jobs;
+	ktime_t free_at;
+	struct hrtimer timer;
+};
+
+static struct platform_device *platform;
+
+static struct engine *chan_engine(struct dma_chan *chan)
+{
+	return container_of(chan, struct engine, chan);
+}
+
+static struct job *tx_job(struct dma_async_tx_descriptor *tx)
+{
+	return container_of(tx, struct job, tx);
+}
+
+static void *address_of(dma_addr_t address)
+{
+	if (address >= PAGE_OFFSET)
+		return (void *)(uintptr_t)address;
+	return phys_to_virt(address);
+}
+
+static bool job_fails(void)
+{
+	unsigned int nth = READ_ONCE(fail_nth);
+
+	if (nth)
+		WRITE_ONCE(fail_nth, nth - 1);
+	return nth == 1;
+}
+
+/* The jobs that are over by now leave the engine. */
+static void engine_take(struct engine *engine, struct list_head *over)
+{
+	ktime_t now = ktime_get();
+	struct job *job;
+
+	lockdep_assert_held(&engine->lock);
+	if (READ_ONCE(hang))
+		return;
+	list_for_each_entry(job, &engine->issued, node)
+		if (ktime_after(job->end, now))
+			break;
+	/* Up to the one before it, or all of them. */
+	list_cut_before(over, &engine->issued, &job->node);
+}
+
+static void engine_set_timer(struct engine *engine)
+{
+	struct job *job;
+
+	lockdep_assert_held(&engine->lock);
+	if (READ_ONCE(hang))
+		return;
+	list_for_each_entry(job, &engine->issued, node) {
+		if (!(job->tx.flags & DMA_PREP_INTERRUPT))
+			continue;
+		hrtimer_start(&engine->timer, job->end, HRTIMER_MODE_ABS_SOFT);
+		return;
+	}
+}
+
+static void job_finish(struct engine *engine, struct job *job)
+{
+	struct dmaengine_result result = { .result = DMA_TRANS_NOERROR };
+	struct dma_async_tx_descriptor *tx = &job->tx;
+
+	if (job_fails())
+		result.result = DMA_TRANS_WRITE_FAILED;
+	else if (READ_ONCE(move))
+		memcpy(address_of(job->to), address_of(job->from), job->length);
+	/* Pairs with engine_tx_status(): who polls sees it copied. */
+	smp_store_release(&engine->chan.completed_cookie, tx->cookie);
+	if (tx->callback_result)
+		tx->callback_result(tx->callback_param, &result);
+	else if (tx->callback)
+		tx->callback(tx->callback_param);
+}
+
+static void engine_free(struct engine *engine, struct list_head *jobs)
+{
+	unsigned int nr = list_count_nodes(jobs);
+
+	spin_lock_bh(&engine->lock);
+	engine->jobs -= nr;
+	list_splice(jobs, &engine->unused);
+	spin_unlock_bh(&engine->lock);
+}
+
+/* Callbacks may submit: they are called without @lock. */
+static void engine_finish(struct engine *engine)
+{
+	struct job *job;
+	LIST_HEAD(over);
+
+	spin_lock_bh(&engine->finish);
+	spin_lock(&engine->lock);
+	engine_take(engine, &over);
+	spin_unlock(&engine->lock);
+	list_for_each_entry(job, &over, node)
+		job_finish(engine, job);
+	spin_unlock_bh(&engine->finish);
+	engine_free(engine, &over);
+}
+
+static enum hrtimer_restart engine_interrupt(struct hrtimer *timer)
+{
+	struct engine *engine = container_of(timer, struct engine, timer);
+
+	WRITE_ONCE(interrupts, READ_ONCE(interrupts) + 1);
+	engine_finish(engine);
+	spin_lock(&engine->lock);
+	engine_set_timer(engine);
+	spin_unlock(&engine->lock);
+	return HRTIMER_NORESTART;
+}
+
+static dma_cookie_t engine_submit(struct dma_async_tx_descriptor *tx)
+{
+	struct engine *engine = chan_engine(tx->chan);
+	struct job *job = tx_job(tx);
+
+	spin_lock_bh(&engine->lock);
+	tx->cookie = max(engine->chan.cookie + 1, DMA_MIN_COOKIE);
+	engine->chan.cookie = tx->cookie;
+	list_add_tail(&job->node, &engine->submitted);
+	spin_unlock_bh(&engine->lock);
+	return tx->cookie;
+}
+
+static struct job *job_create(struct dma_chan *chan)
+{
+	struct job *job = kzalloc(sizeof(*job), GFP_NOWAIT);
+
+	if (!job)
+		return NULL;
+	dma_async_tx_descriptor_init(&job->tx, chan);
+	job->tx.tx_submit = engine_submit;
+	return job;
+}
+
+static struct job *engine_get_job(struct engine *engine)
+{
+	unsigned int max = READ_ONCE(descriptors);
+	struct job *job;
+
+	lockdep_assert_held(&engine->lock);
+	if (max && engine->jobs >= max)
+		return NULL;
+	job = list_first_entry_or_null(&engine->unused, struct job, node);
+	if (job)
+		list_del(&job->node);
+	else
+		job = job_create(&engine->chan);
+	engine->jobs += !!job;
+	return job;
+}
+
+static struct dma_async_tx_descriptor *
+engine_prep_memcpy(struct dma_chan *chan, dma_addr_t to, dma_addr_t from,
+		   size_t length, unsigned long flags)
+{
+	struct engine *engine = chan_engine(chan);
+	struct job *job;
+
+	spin_lock_bh(&engine->lock);
+	job = engine_get_job(engine);
+	spin_unlock_bh(&engine->lock);
+	if (!job)
+		return NULL;
+	job->to = to;
+	job->from = from;
+	job->length = length;
+	job->tx.flags = flags;
+	job->tx.callback = NULL;
+	job->tx.callback_result = NULL;
+	return &job->tx;
+}
+
+static u64 job_time(const struct job *job)
+{
+	unsigned int megabytes = READ_ONCE(bandwidth_mb) ?: 1;
+
+	return div_u64((u64)job->length * 1000, megabytes);
+}
+
+static void engine_issue_pending(struct dma_chan *chan)
+{
+	struct engine *engine = chan_engine(chan);
+	ktime_t end = ktime_get();
+	struct job *job;
+
+	spin_lock_bh(&engine->lock);
+	if (!list_empty(&engine->submitted)) {
+		if (ktime_after(engine->free_at, end))
+			end = engine->free_at;
+		end = ktime_add_ns(end, READ_ONCE(latency_ns));
+		list_for_each_entry(job, &engine->submitted, node) {
+			end = ktime_add_ns(end, job_time(job));
+			job->end = end;
+		}
+		engine->free_at = end;
+		list_splice_tail_init(&engine->submitted, &engine->issued);
+		if (!hrtimer_is_queued(&engine->timer))
+			engine_set_timer(engine);
+	}
+	spin_unlock_bh(&engine->lock);
+}
+
+static enum dma_status engine_tx_status(struct dma_chan *chan, dma_cookie_t cookie,
+					struct dma_tx_state *state)
+{
+	dma_cookie_t completed;
+
+	engine_finish(chan_engine(chan));
+	/* Pairs with job_finish(): what is complete is copied. */
+	completed = smp_load_acquire(&chan->completed_cookie);
+	dma_set_tx_state(state, completed, chan->cookie, 0);
+	return dma_async_is_complete(cookie, completed, chan->cookie);
+}
+
+static int engine_terminate_all(struct dma_chan *chan)
+{
+	struct engine *engine = chan_engine(chan);
+	LIST_HEAD(jobs);
+
+	spin_lock_bh(&engine->lock);
+	list_splice_tail_init(&engine->issued, &jobs);
+	list_splice_tail_init(&engine->submitted, &jobs);
+	engine->free_at = 0;
+	spin_unlock_bh(&engine->lock);
+	engine_free(engine, &jobs);
+	return 0;
+}
+
+/* What is reported at the moment is through, and what is issued since is not lost. */
+static void engine_synchronize(struct dma_chan *chan)
+{
+	struct engine *engine = chan_engine(chan);
+
+	hrtimer_cancel(&engine->timer);
+	spin_lock_bh(&engine->finish);
+	spin_lock(&engine->lock);
+	engine_set_timer(engine);
+	spin_unlock(&engine->lock);
+	spin_unlock_bh(&engine->finish);
+}
+
+static int engine_alloc_chan_resources(struct dma_chan *chan)
+{
+	chan->cookie = DMA_MIN_COOKIE;
+	chan->completed_cookie = DMA_MIN_COOKIE;
+	return 1;
+}
+
+static void engine_free_chan_resources(struct dma_chan *chan)
+{
+	struct engine *engine = chan_engine(chan);
+	struct job *job, *next;
+
+	engine_terminate_all(chan);
+	engine_synchronize(chan);
+	list_for_each_entry_safe(job, next, &engine->unused, node)
+		kfree(job);
+	INIT_LIST_HEAD(&engine->unused);
+}
+
+static int engine_register(struct engine *engine, struct device *dev)
+{
+	struct dma_device *dma = &engine->dma;
+
+	spin_lock_init(&engine->finish);
+	spin_lock_init(&engine->lock);
+	INIT_LIST_HEAD(&engine->unused);
+	INIT_LIST_HEAD(&engine->submitted);
+	INIT_LIST_HEAD(&engine->issued);
+	hrtimer_init(&engine->timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS_SOFT);
+	engine->timer.function = engine_interrupt;
+
+	dma->dev = dev;
+	dma_cap_set(DMA_MEMCPY, dma->cap_mask);
+	dma_cap_set(DMA_PRIVATE, dma->cap_mask);
+	dma->device_alloc_chan_resources = engine_alloc_chan_resources;
+	dma->device_free_chan_resources = engine_free_chan_resources;
+	dma->device_prep_dma_memcpy = engine_prep_memcpy;
+	dma->device_issue_pending = engine_issue_pending;
+	dma->device_tx_status = engine_tx_status;
+	dma->device_terminate_all = engine_terminate_all;
+	dma->device_synchronize = engine_synchronize;
+	INIT_LIST_HEAD(&dma->channels);
+	engine->chan.device = dma;
+	list_add_tail(&engine->chan.device_node, &dma->channels);
+	return dma_async_device_register(dma);
+}
+
+static int __init test_hmm_migrate_dma_probe(struct platform_device *pdev)
+{
+	struct engine *engine;
+	int ret;
+
+	ret = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(64));
+	if (ret)
+		return ret;
+	dma_set_max_seg_size(&pdev->dev, UINT_MAX);
+	engine = kzalloc(sizeof(*engine), GFP_KERNEL);
+	if (!engine)
+		return -ENOMEM;
+	platform_set_drvdata(pdev, engine);
+	ret = engine_register(engine, &pdev->dev);
+	if (ret)
+		kfree(engine);
+	return ret;
+}
+
+static void test_hmm_migrate_dma_remove(struct platform_device *pdev)
+{
+	struct engine *engine = platform_get_drvdata(pdev);
+
+	dma_async_device_unregister(&engine->dma);
+	kfree(engine);
+}
+
+static struct platform_driver test_hmm_migrate_dma_driver = {
+	.remove = test_hmm_migrate_dma_remove,
+	.driver = {
+		.name = KBUILD_MODNAME,
+	},
+};
+
+/* There is nothing to be found: driver and device come together. */
+static int __init test_hmm_migrate_dma_init(void)
+{
+	platform = platform_create_bundle(&test_hmm_migrate_dma_driver,
+					  test_hmm_migrate_dma_probe, NULL, 0,
+					  NULL, 0);
+	return PTR_ERR_OR_ZERO(platform);
+}
+module_init(test_hmm_migrate_dma_init);
+
+static void __exit test_hmm_migrate_dma_exit(void)
+{
+	platform_device_unregister(platform);
+	platform_driver_unregister(&test_hmm_migrate_dma_driver);
+}
+module_exit(test_hmm_migrate_dma_exit);
+
+MODULE_DESCRIPTION("DMA engine made of software, to test range migration");
+MODULE_LICENSE("GPL");

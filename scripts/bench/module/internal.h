@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the files of the measuring module share. */
+#ifndef INTERNAL_H
+#define INTERNAL_H
+
+#include <linux/compiler.h>
+#include <linux/errno.h>
+
+struct page;
+
+extern struct dev_pagemap pgmap;
+
+struct page *alloc_device(unsigned int order);
+
+#ifdef HAS_hmm_migrate
+long bench_pipeline(void __user *user);
+#else
+static inline long bench_pipeline(void __user *user)
+{
+	return -ENOTTY;
+}
+#endif
+
+#endif

@@ -1,0 +1,961 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * hmm_migrate_range(), through the devices of lib/test_hmm_migrate.c: what it does
+ * above the stages that hmm_migrate and hmm_migrate_large test. With copies by the
+ * CPU, and by the engine of lib/test_hmm_migrate_dma.c, which take their time. Every
+ * test that moves data looks at every byte of it. Every test ends with all device
+ * memory free again.
+ *
+ * Needs root; for all of the tests also coherent memory, the engine, and a second
+ * node with memory.
+ */
+#define _GNU_SOURCE
+#include "hmm_migrate.h"
+
+#include <linux/mempolicy.h>
+#include <time.h>
+
+#define TWO_MEG		(2UL << 20)
+/* A huge page, and as many small ones. */
+#define SIZE		(2 * TWO_MEG)
+
+#define ENGINE		"/sys/module/test_hmm_migrate_dma/parameters/"
+
+/* For an engine that takes its time, in nanoseconds. */
+#define SLOWLY		2000000
+
+static unsigned long npages;
+
+static bool have_engine(void)
+{
+	return !access(ENGINE "latency_ns", R_OK);
+}
+
+/* As it is when it is loaded. */
+static void reset_engine(void)
+{
+	write_number(ENGINE "bandwidth_mb", 20000);
+	write_number(ENGINE "latency_ns", 10000);
+	write_number(ENGINE "fail_nth", 0);
+	write_number(ENGINE "descriptors", 0);
+	write_number(ENGINE "hang", 0);
+}
+
+static uint64_t milliseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000ULL + now.tv_nsec / 1000000;
+}
+
+/* With chunks of @chunk bytes. Every page up to where it came must be in a count. */
+static int migrate_chunks(int fd, unsigned long request, void *addr,
+			  unsigned long pages, unsigned int flags, uint64_t chunk,
+			  struct test_hmm_migrate_range *range)
+{
+	int ret;
+
+	memset(range, 0, sizeof(*range));
+	range->size = sizeof(*range);
+	range->flags = flags;
+	range->addr = (uintptr_t)addr;
+	range->length = pages * page_size;
+	range->chunk = chunk;
+	ret = device_ioctl(fd, request, range);
+	if (sum_of(range) + range->skipped != (range->done - range->addr) / page_size)
+		return -EPROTO;
+	if (!ret && range->done != range->addr + range->length)
+		return -EPROTO;
+	return ret;
+}
+
+/* A device, and memory that is filled with seed 1. */
+
+FIXTURE(range)
+{
+	int fd;
+	unsigned char *memory;
+	void *area;
+	unsigned int flags;
+	struct test_hmm_migrate_range range;
+};
+
+FIXTURE_VARIANT(range)
+{
+	unsigned int device;
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(range, private)
+{
+	.device = 0,
+	.flags = TEST_HMM_MIGRATE_LARGE,
+};
+
+FIXTURE_VARIANT_ADD(range, coherent)
+{
+	.device = 2,
+	.flags = TEST_HMM_MIGRATE_LARGE,
+};
+
+FIXTURE_VARIANT_ADD(range, private_engine)
+{
+	.device = 0,
+	.flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE,
+};
+
+FIXTURE_VARIANT_ADD(range, coherent_engine)
+{
+	.device = 2,
+	.flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE,
+};
+
+/* Half of it huge pages, if there are any, and half of it small ones. */
+static bool map_both(void **area, unsigned char **memory)
+{
+	*area = map_huge_page(2 * SIZE, memory);
+	if (*area == MAP_FAILED || madvise(*memory + TWO_MEG, SIZE, MADV_NOHUGEPAGE))
+		return false;
+	fill(*memory, SIZE, 1);
+	return true;
+}
+
+FIXTURE_SETUP(range)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	npages = SIZE / page_size;
+	self->flags = variant->flags;
+	self->fd = open_device(variant->device);
+	if (self->fd < 0 && variant->device >= 2)
+		SKIP(return, "no coherent device, is there Soft Reserved memory?");
+	ASSERT_LE(0, self->fd);
+	if (self->flags & TEST_HMM_MIGRATE_ENGINE && !have_engine())
+		SKIP(return, "no engine, is test_hmm_migrate_dma loaded?");
+	reset_engine();
+	disarm(self->fd);
+	ASSERT_TRUE(map_both(&self->area, &self->memory));
+}
+
+FIXTURE_TEARDOWN(range)
+{
+	if (self->fd < 0)
+		return;
+	reset_engine();
+	disarm(self->fd);
+	/* Some tests have unmapped a part: that is no error. */
+	if (self->area)
+		munmap(self->area, 4 * SIZE);
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	close(self->fd);
+}
+
+TEST_F_TIMEOUT(range, chunks_of_any_size, TIMEOUT)
+{
+	static const uint64_t chunks[] = {
+		0, 4096, 12288, 65536, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 1 << 30,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(chunks); i++) {
+		fill(self->memory, SIZE, i + 2);
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					    self->memory, npages, self->flags,
+					    chunks[i], &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(npages, pages_at(self->fd, self->memory, npages,
+					   TEST_HMM_MIGRATE_THIS_DEVICE));
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, i + 2));
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
+					    self->memory, npages, self->flags,
+					    chunks[i], &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, wrong(self->memory, SIZE, i + 2));
+	}
+}
+
+/* What the kernel entered for the device must be what it would find by a fault. */
+TEST_F_TIMEOUT(range, device_need_not_fault, TIMEOUT)
+{
+	struct test_hmm_migrate_access access;
+	unsigned char *buffer = malloc(SIZE);
+
+	ASSERT_NE(NULL, buffer);
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 0, &self->range));
+	fill(buffer, SIZE, 2);
+	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_WRITE, self->memory,
+				   SIZE, buffer, &access));
+	EXPECT_EQ(0, access.faults);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 2));
+	free(buffer);
+}
+
+/* Four vmas, with a gap in the middle; one of them is read-only. */
+TEST_F_TIMEOUT(range, gaps, TIMEOUT)
+{
+	const unsigned long gap = 5;
+	unsigned char *middle = self->memory + SIZE / 2 + 3 * page_size;
+	unsigned long before = (middle - self->memory) / page_size;
+	unsigned char *after = middle + gap * page_size;
+
+	ASSERT_EQ(0, mprotect(self->memory + SIZE / 4, 7 * page_size, PROT_READ));
+	ASSERT_EQ(0, munmap(middle, gap * page_size));
+	EXPECT_EQ(-EFAULT, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					  self->memory, npages, self->flags, 0,
+					  &self->range));
+	EXPECT_EQ((uintptr_t)middle, self->range.done);
+	EXPECT_EQ(before, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(before, pages_at(self->fd, self->memory, npages,
+				   TEST_HMM_MIGRATE_THIS_DEVICE));
+
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				    self->memory, npages,
+				    self->flags | TEST_HMM_MIGRATE_SKIP_GAPS, 0,
+				    &self->range));
+	EXPECT_EQ(gap, self->range.skipped);
+	EXPECT_EQ(npages - gap - before, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(before, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(npages - gap, pages_at(self->fd, self->memory, npages,
+					 TEST_HMM_MIGRATE_THIS_DEVICE));
+	/* Nothing but a gap, at the end and alone. */
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+				    before + gap, self->flags |
+				    TEST_HMM_MIGRATE_SKIP_GAPS, 0, &self->range));
+	EXPECT_EQ(before, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, middle, gap,
+				    self->flags | TEST_HMM_MIGRATE_SKIP_GAPS, 0,
+				    &self->range));
+	EXPECT_EQ(gap, self->range.skipped);
+	EXPECT_EQ(0, wrong_part(self->memory, 0, middle - self->memory, 1));
+	EXPECT_EQ(0, wrong_part(self->memory, after - self->memory, SIZE, 1));
+}
+
+/* Vmas that cannot move are not in the way of those that can. */
+TEST_F_TIMEOUT(range, vmas_that_cannot_move, TIMEOUT)
+{
+	unsigned char *middle = self->memory + SIZE / 2;
+	int gup = open(GUP_TEST, O_RDWR);
+	unsigned char *file;
+
+	if (gup >= 0)
+		close(gup);
+	/* A file, whose pages stay; and shared memory, the same. */
+	file = mmap(middle, 4 * page_size, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	ASSERT_EQ(middle, file);
+	fill_part(self->memory, SIZE / 2, SIZE / 2 + 2 * page_size, 1);
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 0, &self->range));
+	EXPECT_EQ(npages - 4, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(4, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	fill_part(self->memory, SIZE / 2, SIZE / 2 + 4 * page_size, 1);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+TEST_F_TIMEOUT(range, holes, TIMEOUT)
+{
+	const unsigned long filled = npages / 2;
+	unsigned char *hole = self->memory + SIZE / 2;
+
+	ASSERT_EQ(0, madvise(hole, SIZE / 2, MADV_DONTNEED));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags | TEST_HMM_MIGRATE_SKIP_HOLES,
+				    65536, &self->range));
+	EXPECT_EQ(filled, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(npages - filled, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
+	EXPECT_EQ(npages - filled, pages_at(self->fd, hole, npages - filled,
+					    TEST_HMM_MIGRATE_NONE));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 65536, &self->range));
+	EXPECT_EQ(npages - filled, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(npages, pages_at(self->fd, self->memory, npages,
+				   TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, SIZE / 2, 1));
+	EXPECT_EQ(0, nonzero(hole, SIZE / 2));
+}
+
+/* A hole as large as a huge page, on a device that has no room for one. */
+TEST_F_TIMEOUT(range, large_holes, TIMEOUT)
+{
+	ASSERT_EQ(self->memory, mmap(self->memory, SIZE, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	ASSERT_EQ(0, madvise(self->memory, SIZE, MADV_HUGEPAGE));
+	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 6, 1,
+				  1000));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 0, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(0, nonzero(self->memory, SIZE));
+}
+
+static int fail_copy(int fd, unsigned int flags, unsigned long nth)
+{
+	if (flags & TEST_HMM_MIGRATE_ENGINE)
+		return write_number(ENGINE "fail_nth", nth) ? 0 : -EIO;
+	return inject(fd, TEST_HMM_MIGRATE_FAIL_COPY, nth, 1);
+}
+
+/* A chunk that could not be copied stays, with all that is in it. */
+TEST_F_TIMEOUT(range, copy_fails, TIMEOUT)
+{
+	const unsigned long chunk = 16;
+	unsigned char *small = self->memory + SIZE / 2;
+
+	ASSERT_EQ(0, fail_copy(self->fd, self->flags, 1));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+				    npages / 2, self->flags, chunk * page_size,
+				    &self->range));
+	EXPECT_EQ(chunk, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(npages / 2 - chunk, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(chunk, pages_at(self->fd, small, chunk, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+
+	ASSERT_EQ(0, fail_copy(self->fd, self->flags, 1));
+	EXPECT_EQ(-EIO, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+				       npages / 2,
+				       self->flags | TEST_HMM_MIGRATE_STOP_ON_ERROR,
+				       chunk * page_size, &self->range));
+	EXPECT_EQ(chunk, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	/* At most the one that was in flight already. */
+	EXPECT_GE(chunk, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_GE((uintptr_t)small + 2 * chunk * page_size, self->range.done);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* The same for a huge page, for holes, and on the way back. */
+TEST_F_TIMEOUT(range, copy_fails_for_what_is_large, TIMEOUT)
+{
+	ASSERT_EQ(0, fail_copy(self->fd, self->flags, 1));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 0, &self->range));
+	EXPECT_EQ(npages / 2, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(npages / 2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, 1));
+
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 0, &self->range));
+	ASSERT_EQ(0, fail_copy(self->fd, self->flags, 1));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+				    npages, self->flags, 0, &self->range));
+	EXPECT_EQ(npages / 2, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(npages / 2, device_used(self->fd, npages / 2));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+TEST_F_TIMEOUT(range, no_memory, TIMEOUT)
+{
+	const unsigned long nth = 101;
+	unsigned char *small = self->memory + SIZE / 2;
+	unsigned int flags = self->flags;
+
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, nth, 1));
+	EXPECT_EQ(-ENOMEM, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+					  npages / 2, flags |
+					  TEST_HMM_MIGRATE_STOP_NO_MEMORY, 65536,
+					  &self->range));
+	EXPECT_EQ((uintptr_t)small + (nth - 1) * page_size, self->range.done);
+	EXPECT_EQ(nth - 1, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(nth - 1, pages_at(self->fd, small, npages / 2,
+				    TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, small,
+				    npages / 2, flags, 0, &self->range));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, nth, 3));
+	EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+				    npages / 2, flags, 65536, &self->range));
+	EXPECT_EQ(3, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(npages / 2 - 3, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+
+	/* In the middle of a huge page's parts: nothing of it has moved. */
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1, 1000));
+	EXPECT_EQ(-ENOMEM, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					  self->memory, npages, flags |
+					  TEST_HMM_MIGRATE_STOP_NO_MEMORY, 0,
+					  &self->range));
+	EXPECT_EQ((uintptr_t)self->memory, self->range.done);
+	EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/*
+ * The allocator makes room: by what others have on the device, and by what this call
+ * has moved there. But what this call has locked stays, and the call ends there.
+ */
+TEST_F_TIMEOUT(range, allocator_evicts, TIMEOUT)
+{
+	unsigned int flags = self->flags | TEST_HMM_MIGRATE_MAKE_ROOM;
+	unsigned long excess = TWO_MEG / page_size, all;
+	struct test_hmm_migrate_info info;
+	unsigned char *others;
+	void *area;
+
+	ASSERT_EQ(0, get_info(self->fd, &info));
+	all = info.pages + excess;
+	area = map_huge_page(2 * info.pages * page_size, &others);
+	ASSERT_NE(MAP_FAILED, area);
+	fill(others, all * page_size, 2);
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, others,
+				    info.pages, self->flags, 0, &self->range));
+	ASSERT_EQ(info.pages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, flags, 0, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(npages, pages_at(self->fd, self->memory, npages,
+				   TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, 1));
+
+	/* More than there is, in small chunks and in one. */
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, others, all,
+				    flags, 0, &self->range));
+	EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, others, all,
+				    self->flags, 0, &self->range));
+	ASSERT_EQ(-ENOMEM, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, others,
+					  all, flags | TEST_HMM_MIGRATE_STOP_NO_MEMORY,
+					  1 << 30, &self->range));
+	EXPECT_EQ(info.pages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(others, all * page_size, 2));
+	munmap(area, 4 * info.pages * page_size);
+}
+
+/* What is locked for long, as by I/O, is waited for. */
+TEST_F_TIMEOUT(range, locked_for_long, TIMEOUT)
+{
+	unsigned char *page = self->memory + SIZE / 2 + 7 * page_size;
+	uint64_t then = milliseconds();
+	struct holder holder;
+
+	ASSERT_TRUE(start_holder(&holder, self->fd, 0, page, 3, 500000));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 65536, &self->range));
+	pthread_join(holder.thread, NULL);
+	ASSERT_EQ(0, holder.ret);
+	EXPECT_LE(400, milliseconds() - then);
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* By another migration, that is not waited for so long. */
+TEST_F_TIMEOUT(range, locked_by_another_migration, TIMEOUT)
+{
+	unsigned char *page = self->memory + SIZE / 2 + 7 * page_size;
+	long left = read_vmstat("migrate_vma_left_locked");
+	struct holder holder;
+
+	ASSERT_TRUE(start_holder(&holder, self->fd, TEST_HMM_MIGRATE_HOLD_MIGRATION,
+				 page, 3, 1000000));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 65536, &self->range));
+	EXPECT_EQ(npages - 3, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(3, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_LE(left + 3, read_vmstat("migrate_vma_left_locked"));
+	pthread_join(holder.thread, NULL);
+	ASSERT_EQ(0, holder.ret);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/*
+ * What is locked comes to pieces while it is looked at again, and is more than there
+ * is room for: nothing of it is forgotten. Of five pages two are held for longer.
+ */
+TEST_F_TIMEOUT(range, locked_in_pieces, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+	struct holder holders[5];
+	unsigned int round;
+	int i;
+
+	for (round = 0; round < 20; round++) {
+		for (i = 0; i < 5; i++)
+			ASSERT_TRUE(start_holder(&holders[i], self->fd,
+						 TEST_HMM_MIGRATE_HOLD_MIGRATION,
+						 small + i * page_size, 1,
+						 i == 0 || i == 2 ? 50000 :
+						 20000 + round * 500));
+		usleep(18000);
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+					    16, self->flags, page_size, &self->range));
+		EXPECT_LE(11, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		for (i = 0; i < 5; i++) {
+			pthread_join(holders[i].thread, NULL);
+			ASSERT_EQ(0, holders[i].ret);
+		}
+		EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, small,
+					    16, self->flags, 0, &self->range));
+	}
+}
+
+/* What lies behind the place where memory ran out is not counted, nor looked at. */
+TEST_F_TIMEOUT(range, no_memory_before_what_stays, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+	struct holder holder;
+	int gup;
+
+	if (!can_pin())
+		SKIP(return, "no gup_test, is debugfs mounted?");
+	gup = pin(small + 10 * page_size, page_size, PIN_LONGTERM_TEST_FLAG_USE_WRITE);
+	ASSERT_LE(0, gup);
+	ASSERT_TRUE(start_holder(&holder, self->fd, TEST_HMM_MIGRATE_HOLD_MIGRATION,
+				 small + 12 * page_size, 1, 300000));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 6, 1));
+	EXPECT_EQ(-ENOMEM, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small, 16,
+					  self->flags | TEST_HMM_MIGRATE_STOP_NO_MEMORY,
+					  0, &self->range));
+	EXPECT_EQ((uintptr_t)small + 5 * page_size, self->range.done);
+	EXPECT_EQ(5, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	pthread_join(holder.thread, NULL);
+	close(gup);
+	disarm(self->fd);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* While others do what they do. */
+
+struct bystander {
+	pthread_t thread;
+	unsigned char *memory;
+	unsigned long rounds;
+	unsigned long errors;
+	int fd;
+	atomic_bool stop;
+};
+
+/* Wants mmap_lock for writing, all the time. */
+static void *map_and_unmap(void *data)
+{
+	struct bystander *bystander = data;
+
+	while (!bystander->stop) {
+		unsigned char *page = map_pages(1);
+
+		bystander->errors += page == MAP_FAILED || munmap(page, page_size);
+		bystander->rounds++;
+	}
+	return NULL;
+}
+
+/* Changes a byte of each page, and changes it back. */
+static void *write_and_look(void *data)
+{
+	struct bystander *bystander = data;
+
+	while (!bystander->stop) {
+		size_t i;
+
+		for (i = bystander->rounds % 61; i < SIZE; i += page_size) {
+			atomic_uchar *byte = (atomic_uchar *)bystander->memory + i;
+			unsigned char old = *byte;
+
+			*byte = ~old;
+			bystander->errors += *byte != (unsigned char)~old;
+			*byte = old;
+			bystander->errors += *byte != old;
+		}
+		bystander->rounds++;
+	}
+	return NULL;
+}
+
+/* Throws pages away, fills them again, and looks at all of them. */
+static void *drop_and_fill(void *data)
+{
+	struct bystander *bystander = data;
+	size_t part = SIZE / 16;
+
+	while (!bystander->stop) {
+		size_t start = bystander->rounds % 16 * part;
+
+		bystander->errors += !!madvise(bystander->memory + start, part,
+					       MADV_DONTNEED);
+		bystander->errors += !!nonzero(bystander->memory + start, part);
+		fill_part(bystander->memory, start, start + part, 1);
+		bystander->errors += !!wrong_part(bystander->memory, start,
+						  start + part, 1);
+		bystander->rounds++;
+	}
+	return NULL;
+}
+
+static void *fork_and_look(void *data)
+{
+	struct bystander *bystander = data;
+
+	while (!bystander->stop) {
+		pid_t pid = fork_child();
+
+		if (!pid)
+			_exit(!!wrong(bystander->memory, SIZE, 1));
+		bystander->errors += pid < 0 || reap(pid);
+		bystander->rounds++;
+	}
+	return NULL;
+}
+
+static void *cancel_calls(void *data)
+{
+	struct bystander *bystander = data;
+
+	while (!bystander->stop) {
+		struct test_hmm_migrate_cancel cancel = { .size = sizeof(cancel) };
+
+		bystander->errors += !!device_ioctl(bystander->fd,
+						    TEST_HMM_MIGRATE_CANCEL, &cancel);
+		bystander->rounds += cancel.calls;
+		usleep(1000);
+	}
+	return NULL;
+}
+
+/* Migrates to and fro beside @look, and returns how many pages moved. */
+static unsigned long migrate_beside(struct __test_metadata *_metadata, int fd,
+				    unsigned char *memory, unsigned int flags,
+				    void *(*look)(void *), unsigned int rounds,
+				    unsigned long *cancelled)
+{
+	struct bystander bystander = { .memory = memory, .fd = fd };
+	struct test_hmm_migrate_range range;
+	unsigned long moved = 0;
+	unsigned int i;
+
+	ASSERT_EQ(0, pthread_create(&bystander.thread, NULL, look, &bystander));
+	for (i = 0; i < rounds || (!bystander.rounds && i < 1000); i++) {
+		int ret = migrate_chunks(fd, i % 2 ? TEST_HMM_MIGRATE_TO_SYSTEM :
+					 TEST_HMM_MIGRATE_TO_DEVICE, memory, npages,
+					 flags, 65536, &range);
+
+		if (ret == -ECANCELED && cancelled)
+			++*cancelled;
+		else
+			EXPECT_EQ(0, ret);
+		moved += range.pages[TEST_HMM_MIGRATE_MOVED];
+	}
+	bystander.stop = true;
+	pthread_join(bystander.thread, NULL);
+	EXPECT_EQ(0, bystander.errors);
+	EXPECT_LT(0, bystander.rounds);
+	EXPECT_EQ(0, wrong(memory, SIZE, 1));
+	return moved;
+}
+
+TEST_F_TIMEOUT(range, beside_mmap, TIMEOUT)
+{
+	EXPECT_LE(20 * npages, migrate_beside(_metadata, self->fd, self->memory,
+					      self->flags, map_and_unmap, 20, NULL));
+}
+
+TEST_F_TIMEOUT(range, beside_writes, TIMEOUT)
+{
+	EXPECT_LT(0, migrate_beside(_metadata, self->fd, self->memory, self->flags,
+				    write_and_look, 20, NULL));
+}
+
+TEST_F_TIMEOUT(range, beside_madv_dontneed, TIMEOUT)
+{
+	EXPECT_LT(0, migrate_beside(_metadata, self->fd, self->memory, self->flags,
+				    drop_and_fill, 20, NULL));
+}
+
+TEST_F_TIMEOUT(range, beside_fork, TIMEOUT)
+{
+	EXPECT_LT(0, migrate_beside(_metadata, self->fd, self->memory, self->flags,
+				    fork_and_look, 10, NULL));
+}
+
+TEST_F_TIMEOUT(range, cancel, TIMEOUT)
+{
+	unsigned long cancelled = 0, tries;
+
+	for (tries = 0; tries < 20 && !cancelled; tries++)
+		migrate_beside(_metadata, self->fd, self->memory, self->flags,
+			       cancel_calls, 10, &cancelled);
+	EXPECT_LT(0, cancelled);
+}
+
+TEST_F_TIMEOUT(range, kill, TIMEOUT)
+{
+	kill_while_migrating(_metadata, variant->device, self->memory, npages,
+			     self->flags);
+}
+
+TEST_F_TIMEOUT(range, two_threads_against_each_other, TIMEOUT)
+{
+	migrate_against_each_other(_metadata, self->fd, self->fd, self->memory, npages,
+				   self->flags);
+}
+
+/* Arguments */
+
+TEST_F_TIMEOUT(range, bad_arguments, TIMEOUT)
+{
+	static const struct {
+		unsigned long request;
+		unsigned int flags;
+		unsigned int node;
+	} cases[] = {
+		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_BARE |
+		  TEST_HMM_MIGRATE_ENGINE },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_BARE |
+		  TEST_HMM_MIGRATE_SKIP_GAPS },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_BARE |
+		  TEST_HMM_MIGRATE_STOP_NO_MEMORY },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_BARE |
+		  TEST_HMM_MIGRATE_STOP_ON_ERROR },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_BARE |
+		  TEST_HMM_MIGRATE_MAKE_ROOM },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_MAKE_ROOM },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_SKIP_HOLES },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, 0, 1 },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0, 1 },
+		{ TEST_HMM_MIGRATE_TO_NODE, 0, 1023 },
+		{ TEST_HMM_MIGRATE_TO_NODE, 0, -1 },
+		{ TEST_HMM_MIGRATE_TO_NODE, TEST_HMM_MIGRATE_BARE },
+		{ TEST_HMM_MIGRATE_TO_NODE, TEST_HMM_MIGRATE_RELOCATE },
+		{ TEST_HMM_MIGRATE_TO_NODE, TEST_HMM_MIGRATE_MAKE_ROOM },
+	};
+	struct test_hmm_migrate_range range;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		range = (struct test_hmm_migrate_range) {
+			.size = sizeof(range),
+			.flags = cases[i].flags,
+			.addr = (uintptr_t)self->memory,
+			.length = SIZE,
+			.node = cases[i].node,
+		};
+		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, cases[i].request, &range)) {
+			TH_LOG("case %u", i);
+		}
+	}
+	EXPECT_EQ(npages, pages_at(self->fd, self->memory, npages,
+				   TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* The engine */
+
+FIXTURE(engine)
+{
+	int fd;
+	unsigned char *memory;
+	void *area;
+	struct test_hmm_migrate_range range;
+};
+
+FIXTURE_SETUP(engine)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	npages = SIZE / page_size;
+	self->fd = open_device(0);
+	ASSERT_LE(0, self->fd);
+	if (!have_engine())
+		SKIP(return, "no engine, is test_hmm_migrate_dma loaded?");
+	reset_engine();
+	disarm(self->fd);
+	ASSERT_TRUE(map_both(&self->area, &self->memory));
+}
+
+FIXTURE_TEARDOWN(engine)
+{
+	reset_engine();
+	if (self->area)
+		munmap(self->area, 4 * SIZE);
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	close(self->fd);
+}
+
+/* At most: what is over at the same time is reported at once. */
+TEST_F_TIMEOUT(engine, one_interrupt_a_chunk, TIMEOUT)
+{
+	long before;
+
+	ASSERT_TRUE(write_number(ENGINE "latency_ns", SLOWLY));
+	before = read_number(ENGINE "interrupts");
+	ASSERT_LE(0, before);
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, TEST_HMM_MIGRATE_LARGE |
+				    TEST_HMM_MIGRATE_ENGINE, SIZE / 8, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_GE(8, read_number(ENGINE "interrupts") - before);
+	EXPECT_LT(0, read_number(ENGINE "interrupts") - before);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+TEST_F_TIMEOUT(engine, few_descriptors, TIMEOUT)
+{
+	unsigned int i;
+
+	for (i = 1; i < 5; i++) {
+		ASSERT_TRUE(write_number(ENGINE "descriptors", i));
+		fill(self->memory, SIZE, i);
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					    self->memory, npages,
+					    TEST_HMM_MIGRATE_ENGINE, 0, &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, i));
+		EXPECT_EQ(0, wrong(self->memory, SIZE, i));
+	}
+}
+
+/* An engine that does not answer any more, with two chunks in flight. */
+TEST_F_TIMEOUT(engine, hangs, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+
+	ASSERT_TRUE(write_number(ENGINE "hang", 1));
+	EXPECT_EQ(-ETIMEDOUT, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+					     npages / 2, TEST_HMM_MIGRATE_ENGINE, 65536,
+					     &self->range));
+	EXPECT_EQ((uintptr_t)small + 2 * 65536, self->range.done);
+	EXPECT_EQ(2 * 65536 / page_size, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	ASSERT_TRUE(write_number(ENGINE "hang", 0));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, TEST_HMM_MIGRATE_ENGINE, 0, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* The CPU wants what is being copied: it waits, and nothing it writes is lost. */
+TEST_F_TIMEOUT(engine, slow, TIMEOUT)
+{
+	ASSERT_TRUE(write_number(ENGINE "latency_ns", SLOWLY));
+	EXPECT_LT(0, migrate_beside(_metadata, self->fd, self->memory,
+				    TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE,
+				    write_and_look, 4, NULL));
+	EXPECT_LT(0, migrate_beside(_metadata, self->fd, self->memory,
+				    TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE,
+				    drop_and_fill, 4, NULL));
+}
+
+/* Ordinary memory of another node */
+
+FIXTURE(node)
+{
+	int fd;
+	unsigned char *memory;
+	void *area;
+	struct test_hmm_migrate_range range;
+};
+
+FIXTURE_VARIANT(node)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(node, cpu)
+{
+	.flags = TEST_HMM_MIGRATE_LARGE,
+};
+
+FIXTURE_VARIANT_ADD(node, engine)
+{
+	.flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE,
+};
+
+FIXTURE_SETUP(node)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	npages = SIZE / page_size;
+	self->fd = open_device(0);
+	ASSERT_LE(0, self->fd);
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "no second node");
+	if (variant->flags & TEST_HMM_MIGRATE_ENGINE && !have_engine())
+		SKIP(return, "no engine, is test_hmm_migrate_dma loaded?");
+	reset_engine();
+	ASSERT_TRUE(map_both(&self->area, &self->memory));
+}
+
+FIXTURE_TEARDOWN(node)
+{
+	if (self->area)
+		munmap(self->area, 4 * SIZE);
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	close(self->fd);
+}
+
+static int to_node(int fd, void *memory, unsigned int flags, unsigned int node,
+		   struct test_hmm_migrate_range *range)
+{
+	*range = (struct test_hmm_migrate_range) {
+		.size = sizeof(*range),
+		.flags = flags,
+		.addr = (uintptr_t)memory,
+		.length = SIZE,
+		.node = node,
+	};
+	return device_ioctl(fd, TEST_HMM_MIGRATE_TO_NODE, range);
+}
+
+/* How many pages of the memory are on @node. */
+static unsigned long pages_on(unsigned char *memory, int node)
+{
+	unsigned long i, count = 0;
+
+	for (i = 0; i < npages; i++) {
+		void *page = memory + i * page_size;
+		int status = -1;
+
+		if (!syscall(SYS_move_pages, 0, 1UL, &page, NULL, &status, 0))
+			count += status == node;
+	}
+	return count;
+}
+
+TEST_F_TIMEOUT(node, there_and_back, TIMEOUT)
+{
+	long huge = smaps_kib(self->memory, "AnonHugePages:");
+	int round;
+
+	ASSERT_EQ(0, to_node(self->fd, self->memory, variant->flags, 0, &self->range));
+	for (round = 0; round < 6; round++) {
+		int node = !(round % 2);
+
+		fill(self->memory, SIZE, round);
+		ASSERT_EQ(0, to_node(self->fd, self->memory, variant->flags, node,
+				     &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(npages, pages_on(self->memory, node));
+		EXPECT_EQ(0, wrong(self->memory, SIZE, round));
+		EXPECT_EQ(huge, smaps_kib(self->memory, "AnonHugePages:"));
+		/* What is there already stays there. */
+		ASSERT_EQ(0, to_node(self->fd, self->memory, variant->flags, node,
+				     &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_REFUSED]);
+		EXPECT_EQ(0, wrong(self->memory, SIZE, round));
+	}
+}
+
+TEST_F_TIMEOUT(node, holes, TIMEOUT)
+{
+	ASSERT_EQ(0, madvise(self->memory, SIZE, MADV_DONTNEED));
+	ASSERT_EQ(0, to_node(self->fd, self->memory,
+			     variant->flags | TEST_HMM_MIGRATE_SKIP_HOLES, 1,
+			     &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_NO_SOURCE]);
+	ASSERT_EQ(0, to_node(self->fd, self->memory, variant->flags, 1, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(npages, pages_on(self->memory, 1));
+	EXPECT_EQ(0, nonzero(self->memory, SIZE));
+}
+
+/* From a device to a node nothing moves: that is TO_SYSTEM's. */
+TEST_F_TIMEOUT(node, from_a_device, TIMEOUT)
+{
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, variant->flags, 0, &self->range));
+	ASSERT_EQ(0, to_node(self->fd, self->memory, variant->flags, 1, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+TEST_HARNESS_MAIN
