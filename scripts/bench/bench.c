@@ -329,34 +329,53 @@ static void do_ranges(void)
 		do_range(mib * MIB);
 }
 
-/* Returns how long it took; all is back then. */
-static __u64 run_pipeline(unsigned char *memory, unsigned long chunk, unsigned int what,
-			  const char *name)
+/* One thing whose time is taken by the pipeline's ioctl. */
+struct pipeline_run {
+	const struct kind *kind;
+	/* Private, coherent, or another node. */
+	unsigned int to;
+	const char *name;
+	bool scattered;
+	/* NULL: on memory of its own. */
+	unsigned char *memory;
+	unsigned long chunk;
+};
+
+static void ask_pipeline(const struct pipeline_run *run, unsigned char *memory,
+			 unsigned int what, struct hmm_migrate_bench_pipeline *pipeline)
+{
+	memset(pipeline, 0, sizeof(*pipeline));
+	pipeline->addr = (uintptr_t)memory;
+	pipeline->length = PIPELINE_LENGTH;
+	pipeline->chunk = run->chunk;
+	pipeline->what = what;
+	pipeline->kind = run->to;
+	if (ioctl(device, HMM_MIGRATE_BENCH_PIPELINE, pipeline))
+		err(1, "the pipeline of %s, chunks of %lu KiB", run->name,
+		    run->chunk / KIB);
+	if (pipeline->moved != PIPELINE_LENGTH / PAGE)
+		errx(1, "%s: %llu pages moved in chunks of %lu KiB", run->name,
+		     pipeline->moved, run->chunk / KIB);
+}
+
+/* Says how long it took; all is back then. */
+static void run_pipeline(const struct pipeline_run *run, unsigned char *memory,
+			 unsigned int what)
 {
 	static const char * const whats[] = { "range", "cpu", "engine", "serial" };
-	struct hmm_migrate_bench_pipeline pipeline = {
-		.addr = (uintptr_t)memory,
-		.length = PIPELINE_LENGTH,
-		.chunk = chunk,
-		.what = what,
-	};
-	struct hmm_migrate_bench_trip trip;
+	struct hmm_migrate_bench_pipeline pipeline, back;
 	unsigned int i;
 
-	if (ioctl(device, HMM_MIGRATE_BENCH_PIPELINE, &pipeline))
-		err(1, "the pipeline, chunks of %lu KiB", chunk / KIB);
-	if (pipeline.moved != PIPELINE_LENGTH / PAGE)
-		errx(1, "%llu pages moved in chunks of %lu KiB", pipeline.moved,
-		     chunk / KIB);
-	printf("{\"what\":\"chunk\",\"case\":\"%s\",\"trip\":%lu", name, chunk / KIB);
+	ask_pipeline(run, memory, what, &pipeline);
+	printf("{\"what\":\"chunk\",\"case\":\"%s\",\"trip\":%lu", run->name,
+	       run->chunk / KIB);
 	printf(",\"direction\":\"%s\",\"time\":%llu,\"steps\":[", whats[what],
 	       pipeline.time);
 	for (i = 0; i < ARRAY_SIZE(pipeline.step); i++)
 		printf("%s%llu", i ? "," : "", pipeline.step[i]);
 	printf("]}\n");
 	if (what != HMM_MIGRATE_BENCH_ENGINE)
-		send(memory, PIPELINE_LENGTH, true, false, &trip);
-	return pipeline.time;
+		ask_pipeline(run, memory, HMM_MIGRATE_BENCH_RETURN, &back);
 }
 
 /* Neighbours in the range are none in memory: what is copied is in small pieces. */
@@ -368,19 +387,19 @@ static void touch_scattered(unsigned char *memory, unsigned long length)
 		memory[i * 517 % n * PAGE] = 1;
 }
 
-static unsigned char *map_pipeline(const struct kind *kind, bool scattered)
+static unsigned char *map_pipeline(const struct pipeline_run *run)
 {
 	unsigned char *memory = map_aligned(PIPELINE_LENGTH);
 	struct hmm_migrate_bench_trip trip;
 	struct orders orders;
 
-	set_folio_order(kind->order);
-	if (scattered)
+	set_folio_order(run->kind->order);
+	if (run->scattered)
 		touch_scattered(memory, PIPELINE_LENGTH);
 	else
 		touch(memory, PIPELINE_LENGTH);
 	set_folio_order(0);
-	if (!scattered) {
+	if (!run->scattered) {
 		/* The first trip of a THP is one of its own. */
 		send(memory, PIPELINE_LENGTH, false, false, &trip);
 		send(memory, PIPELINE_LENGTH, true, false, &trip);
@@ -388,8 +407,8 @@ static unsigned char *map_pipeline(const struct kind *kind, bool scattered)
 		touch(memory, PIPELINE_LENGTH);
 	}
 	count_orders(memory, PIPELINE_LENGTH, &orders);
-	if (!only_order(&orders, kind->order, PIPELINE_LENGTH))
-		errx(1, "%s: the memory is not made of such folios", kind->name);
+	if (!only_order(&orders, run->kind->order, PIPELINE_LENGTH))
+		errx(1, "%s: the memory is not made of such folios", run->name);
 	return memory;
 }
 
@@ -397,53 +416,64 @@ static unsigned char *map_pipeline(const struct kind *kind, bool scattered)
  * On memory of its own if that does not stay as it is: small chunks cut huge pages in
  * pieces, and what comes back is scattered no more.
  */
-static __u64 time_pipeline(const struct kind *kind, const char *name,
-			   unsigned char *memory, unsigned long chunk,
-			   unsigned int what)
+static void time_pipeline(const struct pipeline_run *run, unsigned int what)
 {
-	unsigned char *own = memory ? NULL : map_pipeline(kind, !kind->order);
-	__u64 time = run_pipeline(memory ?: own, chunk, what, name);
+	unsigned char *own = run->memory ? NULL : map_pipeline(run);
 
+	run_pipeline(run, run->memory ? run->memory : own, what);
 	if (own)
 		munmap(own, PIPELINE_LENGTH);
-	return time;
 }
 
-static void do_pipeline_kind(const struct kind *kind, const char *name,
-			     unsigned char *memory)
+static void compare_pipeline(struct pipeline_run *run)
 {
-	__u64 range, cpu, engine;
-	unsigned long chunk;
+	run->chunk = PIPELINE_CHUNK;
+	time_pipeline(run, HMM_MIGRATE_BENCH_CPU);
+	time_pipeline(run, HMM_MIGRATE_BENCH_ENGINE);
+	time_pipeline(run, HMM_MIGRATE_BENCH_SERIAL);
+	time_pipeline(run, HMM_MIGRATE_BENCH_RANGE);
+}
 
-	cpu = time_pipeline(kind, name, memory, PIPELINE_CHUNK, HMM_MIGRATE_BENCH_CPU);
-	engine = time_pipeline(kind, name, memory, PIPELINE_CHUNK,
-			       HMM_MIGRATE_BENCH_ENGINE);
-	time_pipeline(kind, name, memory, PIPELINE_CHUNK, HMM_MIGRATE_BENCH_SERIAL);
-	range = time_pipeline(kind, name, memory, PIPELINE_CHUNK,
-			      HMM_MIGRATE_BENCH_RANGE);
-	printf("{\"what\":\"pipeline\",\"case\":\"%s\",\"direction\":\"out\"", name);
-	printf(",\"value\":%.4f}\n", (double)range / (cpu > engine ? cpu : engine));
+static void curve_of_chunks(struct pipeline_run *run)
+{
+	for (run->chunk = 64 * KIB; run->chunk <= PIPELINE_LENGTH; run->chunk *= 2)
+		if (run->chunk != PIPELINE_CHUNK)
+			time_pipeline(run, HMM_MIGRATE_BENCH_RANGE);
+}
 
-	for (chunk = 64 * KIB; chunk <= PIPELINE_LENGTH; chunk *= 2)
-		if (chunk != PIPELINE_CHUNK)
-			time_pipeline(kind, name, memory, chunk,
-				      HMM_MIGRATE_BENCH_RANGE);
+static void do_pipeline_kind(const struct kind *kind)
+{
+	static const char * const suffixes[] = { "", "-coherent", "-node" };
+	struct pipeline_run run = { .kind = kind };
+	char name[32];
+
+	run.name = name;
+	if (kind->order != 9)
+		run.memory = map_pipeline(&run);
+	for (run.to = 0; run.to < HMM_MIGRATE_BENCH_NR_KINDS; run.to++) {
+		snprintf(name, sizeof(name), "%s%s", kind->name, suffixes[run.to]);
+		compare_pipeline(&run);
+		if (run.to == HMM_MIGRATE_BENCH_PRIVATE)
+			curve_of_chunks(&run);
+	}
+	if (run.memory)
+		munmap(run.memory, PIPELINE_LENGTH);
 }
 
 static void do_pipeline(void)
 {
-	unsigned char *memory;
+	struct pipeline_run scattered = {
+		.kind = &kinds[0],
+		.name = "4k-scattered",
+		.scattered = true,
+	};
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (kinds[i].order != 0 && kinds[i].order != 4)
-			continue;
-		memory = map_pipeline(&kinds[i], false);
-		do_pipeline_kind(&kinds[i], kinds[i].name, memory);
-		munmap(memory, PIPELINE_LENGTH);
-	}
-	do_pipeline_kind(&kinds[ARRAY_SIZE(kinds) - 1], "2m", NULL);
-	do_pipeline_kind(&kinds[0], "4k-scattered", NULL);
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (kinds[i].order == 0 || kinds[i].order == 4 || kinds[i].order == 9)
+			do_pipeline_kind(&kinds[i]);
+	compare_pipeline(&scattered);
+	curve_of_chunks(&scattered);
 }
 
 static unsigned long read_vmstat(const char *name)

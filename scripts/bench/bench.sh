@@ -40,6 +40,7 @@ vm()
 	case $run in
 	count)		label="counting instructions, $what" ;;
 	shootdowns)	label="counting TLB shootdowns, $what" ;;
+	pipeline)	label="timing the pipeline" ;;
 	esac
 	step "$label" "bench-$what-$run.log" 70 "$SCRIPTS/vm.sh" \
 		--kernel "$tree/.bench/arch/x86/boot/bzImage" --run "$BENCH/vm-$run.sh" \
@@ -69,22 +70,22 @@ fi
 for what in stock series; do
 	if [ $what = stock ]; then tree=$BUILD/stock; else tree=$TREE; fi
 	module $what "$tree"
-	engine=()
-	if [ -e "$tree/.bench/lib/test_hmm_migrate_dma.ko" ]; then
-		engine=(--file "$tree/.bench/lib/test_hmm_migrate_dma.ko:test_hmm_migrate_dma.ko")
-	fi
-	vm $what "$tree" count --icount --mem 6G --timeout 600 "${engine[@]}"
+	vm $what "$tree" count --icount --mem 6G --timeout 600
 	# A virtual CPU that a busy host does not run is no stall of the kernel's.
 	vm $what "$tree" shootdowns --cpus 4 --mem 2G --timeout 600 \
 		--append rcupdate.rcu_cpu_stall_suppress=1
 done
+vm series "$TREE" pipeline --icount --mem 6G --nodes 5G,1G --timeout 600 \
+	--file "$TREE/.bench/lib/test_hmm_migrate_dma.ko:test_hmm_migrate_dma.ko"
 
 # From what the VMs printed, one JSON object a line, to one file.
 {
 	printf '{\n'
 	for what in stock series; do
 		printf '"%s": [\n' $what
-		cat "$LOGS/bench-$what-count/output.log" "$LOGS/bench-$what-shootdowns/output.log" |
+		runs=(count shootdowns)
+		[ $what = stock ] || runs+=(pipeline)
+		for run in "${runs[@]}"; do cat "$LOGS/bench-$what-$run/output.log"; done |
 			tr -d '\r' | grep '^{' | sed '$!s/$/,/'
 		if [ $what = stock ]; then printf '],\n'; else printf ']\n'; fi
 	done

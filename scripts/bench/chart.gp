@@ -54,6 +54,7 @@ set xrange [56:75000]
 set yrange [0:*]
 set xtics (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 set key top left
-plot dir.'/chunks.dat' using 1:4 with linespoints lw 2 pt 7 lc rgb '#1f77b4' title '2 MiB THP', \
-     '' using 1:3 with linespoints lw 2 pt 5 lc rgb '#2ca02c' title '64 KiB folios', \
-     '' using 1:2 with linespoints lw 2 pt 9 lc rgb '#9a9a9a' title '4 KiB pages'
+plot dir.'/chunks.dat' using 1:5 with linespoints lw 2 pt 7 lc rgb '#1f77b4' title '2 MiB THP', \
+     '' using 1:4 with linespoints lw 2 pt 5 lc rgb '#2ca02c' title '64 KiB folios', \
+     '' using 1:2 with linespoints lw 2 pt 9 lc rgb '#9a9a9a' title '4 KiB pages', \
+     '' using 1:3 with linespoints lw 2 pt 8 lc rgb '#9a9a9a' dt 2 title '4 KiB pages, scattered'

@@ -12,8 +12,10 @@ STAGES = ('setup', 'pages', 'finalize')
 DIRECTIONS = ('out', 'back')
 SIZES = ('4k', '16k', '64k', '1m', '2m')
 RANGES = ('2', '8', '32', '128', '512')
-PIPELINE = ('4k', '4k-scattered', '64k', '2m')
+CURVES = ('4k', '4k-scattered', '64k', '2m')
+PIPELINE = CURVES + tuple(f'{size}-{to}' for to in ('coherent', 'node') for size in ('4k', '64k', '2m'))
 PIPELINE_MIB, CHUNK_KIB = 64, 2048
+CHUNKS = tuple(1 << n for n in range(6, 17))
 TOLERANCE = 0.10
 
 # Row of the table: the folio size and which trip it is. A second trip, since
@@ -102,6 +104,10 @@ class Kernel:
                 for what in ('cpu', 'engine', 'serial', 'range'):
                     if not self.chunk(size, CHUNK_KIB, what):
                         yield f'the pipeline of {size}, {what}'
+            for size in CURVES:
+                for kib in CHUNKS:
+                    if not self.chunk(size, kib, 'range'):
+                        yield f'the pipeline of {size}, chunks of {kib} KiB'
 
     def chunk(self, size, kib, what):
         """How many ns 64 MiB of a folio size take in chunks, by the engine, or a part of that."""
@@ -139,8 +145,8 @@ def value_of(kernel, case, direction):
         value = flatness(kernel, direction)
         return value, None if value else 'not all pages migrate'
     if case.startswith('pipeline-'):
-        r = kernel.by_key.get(('pipeline', case.split('-')[1], None, direction, None))
-        return (r['value'], None) if r else (None, 'not measured')
+        times = [kernel.chunk(case.removeprefix('pipeline-'), CHUNK_KIB, what) for what in ('range', 'engine', 'cpu')]
+        return (times[0] / max(times[1:]), None) if all(times) else (None, 'not measured')
     if case.startswith('shootdowns-'):
         r = kernel.shootdowns(case.split('-')[1], direction)
         return (r['sent'], None) if whole(r) else (None, partly(r))
@@ -281,17 +287,17 @@ def print_pipeline(figures, series):
         rows.append([size, 'out'] + [milliseconds(series.chunk(size, CHUNK_KIB, what))
                                      for what in ('engine', 'cpu', 'serial', 'range')] +
                     [why or f'{value:.3f}'] + must_cells(figures, series, case, 'out'))
-    print('64 MiB to the device by an engine of 20 GB/s and 10 us latency, chunks of 2 MiB, milliseconds: the engine '
+    print('64 MiB to a private device, a coherent one and another node by an engine of 20 GB/s and 10 us latency, chunks of 2 MiB, milliseconds: the engine '
           'alone,\nthe CPU alone (three calls, allocation, DMA mapping), three calls and the engine in turn, '
           'hmm_migrate_range()\n')
     print_table(['case', 'direction', 'engine', 'CPU', 'in turn', 'range', 'range / larger', 'must', 'aim', 'verdict'],
                 rows)
     rows = []
-    for kib in (1 << n for n in range(6, 17)):
+    for kib in CHUNKS:
         rows.append([f'{kib} KiB' if kib < 1024 else f'{kib // 1024} MiB', ''] +
-                    [gigabytes(series.chunk(size, kib, 'range')) for size in PIPELINE] + [''])
+                    [gigabytes(series.chunk(size, kib, 'range')) for size in CURVES] + [''])
     print('GB/s of hmm_migrate_range() against the size of the chunk\n')
-    print_table(['chunk', ''] + list(PIPELINE) + [''], rows)
+    print_table(['chunk', ''] + list(CURVES) + [''], rows)
 
 
 def gigabytes(ns):
@@ -347,8 +353,8 @@ def write_charts(figures, stock, series, directory):
 
 def write_chunk_chart(series, directory):
     with open(f'{directory}/chunks.dat', 'w', encoding='utf-8') as file:
-        for kib in (1 << n for n in range(6, 17)):
-            values = [gigabytes(series.chunk(size, kib, 'range')).replace('-', 'NaN') for size in PIPELINE]
+        for kib in CHUNKS:
+            values = [gigabytes(series.chunk(size, kib, 'range')).replace('-', 'NaN') for size in CURVES]
             print(kib, *values, file=file)
 
 

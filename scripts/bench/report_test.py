@@ -35,7 +35,21 @@ def kernel(cost):
     return found
 
 
-GOOD = {'stock': kernel(2000), 'series': kernel(40)}
+def pipeline():
+    found = []
+    for size in '4k', '4k-scattered', '64k', '2m':
+        found += [{'what': 'chunk', 'case': size, 'trip': 1 << n, 'direction': 'range', 'time': 3700000}
+                  for n in range(6, 17)]
+    for size in '4k', '64k', '2m':
+        found += [{'what': 'chunk', 'case': f'{size}-{to}', 'trip': 2048, 'direction': 'range', 'time': 3700000}
+                  for to in ('coherent', 'node')]
+    for size in {r['case'] for r in found}:
+        found += [{'what': 'chunk', 'case': size, 'trip': 2048, 'direction': what, 'time': 3600000}
+                  for what in ('engine', 'cpu', 'serial')]
+    return found
+
+
+GOOD = {'stock': kernel(2000), 'series': kernel(40) + pipeline()}
 MUSTS = open(f'{HERE}/figures', encoding='utf-8').read()
 
 
@@ -130,7 +144,7 @@ class Report(unittest.TestCase):
         for name in 'stock', 'series':
             for r in GOOD[name]:
                 # Only the second trip of what has no row for the first.
-                if r.get('trip') == 1 and r['case'] != '2m' or r['what'] == 'shootdowns' and r['trip'] == 1:
+                if r.get('trip') == 1 and r['what'] != 'chunk' and r['case'] != '2m' or r['what'] == 'shootdowns' and r['trip'] == 1:
                     continue
                 self.results = copy.deepcopy(GOOD)
                 self.results[name].remove(r)
@@ -141,7 +155,22 @@ class Report(unittest.TestCase):
         self.fails(only_done('none'), 'series: 4k out was not measured')
 
     def test_pipeline_missing(self):
+        for r in self.pick('series', what='chunk', case='2m', direction='cpu'):
+            self.results['series'].remove(r)
         self.fails(only_done('5'), 'pipeline-2m out')
+
+    def test_pipeline_too_slow(self):
+        for r in self.pick('series', what='chunk', case='64k', trip=2048, direction='range'):
+            r['time'] = 4200000
+        self.fails(only_done('5'), 'pipeline-64k out: 1.17')
+
+    def test_pipeline_is_held_against_the_larger(self):
+        for r in self.pick('series', what='chunk', case='64k', trip=2048, direction='range'):
+            r['time'] = 4200000
+        for r in self.pick('series', what='chunk', case='64k', direction='cpu'):
+            r['time'] = 4100000
+        code, output = run(self.results, only_done('5'))
+        self.assertEqual(code, 0, output)
 
     def test_stock_off(self):
         figures = MUSTS.replace('done none', 'done 1')

@@ -9,13 +9,6 @@ uname -r | sed 's/.*/{"what":"kernel","release":"&"}/'
 insmod /hmm_migrate_bench.ko size_mb=128
 /bench trips
 rmmod hmm_migrate_bench
-if [ -e /test_hmm_migrate_dma.ko ]; then
-	insmod /test_hmm_migrate_dma.ko move=0
-	insmod /hmm_migrate_bench.ko size_mb=128 contents=0
-	/bench pipeline
-	rmmod hmm_migrate_bench
-	rmmod test_hmm_migrate_dma
-fi
 insmod /hmm_migrate_bench.ko size_mb=512 contents=0
 /bench ranges
 rmmod hmm_migrate_bench

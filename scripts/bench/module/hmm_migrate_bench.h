@@ -58,14 +58,26 @@ enum {
 	HMM_MIGRATE_BENCH_ENGINE,
 	/* The three calls, and the engine between two of them: one after the other. */
 	HMM_MIGRATE_BENCH_SERIAL,
+	/* All comes back; of this nobody wants to know the time. */
+	HMM_MIGRATE_BENCH_RETURN,
+};
+
+/* Where to. */
+enum {
+	HMM_MIGRATE_BENCH_PRIVATE,
+	HMM_MIGRATE_BENCH_COHERENT,
+	/* Ordinary memory of node 1; it is on node 0 otherwise. */
+	HMM_MIGRATE_BENCH_NODE,
+	HMM_MIGRATE_BENCH_NR_KINDS
 };
 
 /**
- * struct hmm_migrate_bench_pipeline - migrate a range to the device, by an engine
+ * struct hmm_migrate_bench_pipeline - migrate a range by an engine
  * @addr: in: where the range starts; in one vma
  * @length: in: its length in bytes
  * @chunk: in: bytes a chunk
  * @what: in: HMM_MIGRATE_BENCH_RANGE, ...
+ * @kind: in: HMM_MIGRATE_BENCH_PRIVATE, ...
  * @time: out: ns
  * @moved: out: pages that moved; with HMM_MIGRATE_BENCH_ENGINE, that were copied
  * @step: out: ns of each step of HMM_MIGRATE_BENCH_RANGE
@@ -75,6 +87,7 @@ struct hmm_migrate_bench_pipeline {
 	__u64 length;
 	__u64 chunk;
 	__u64 what;
+	__u64 kind;
 	__u64 time;
 	__u64 moved;
 	__u64 step[7];

@@ -14,10 +14,15 @@ struct page *alloc_device(unsigned int order);
 
 #ifdef HAS_hmm_migrate
 long bench_pipeline(void __user *user);
+void bench_pipeline_exit(void);
 #else
 static inline long bench_pipeline(void __user *user)
 {
 	return -ENOTTY;
+}
+
+static inline void bench_pipeline_exit(void)
+{
 }
 #endif
 

@@ -504,6 +504,7 @@ out_free:
 static void __exit bench_exit(void)
 {
 	misc_deregister(&bench_miscdev);
+	bench_pipeline_exit();
 	bench_exit_device();
 	vfree(vram);
 	vfree(next);

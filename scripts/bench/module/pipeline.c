@@ -2,13 +2,14 @@
 /*
  * hmm_migrate_range() with an engine that takes its time, and what it is compared
  * with: the same without copying, copying without migration, and both one after the
- * other, as drivers do it by hand. The device's memory is nowhere, so the engine must
- * be told to move no bytes.
+ * other, as drivers do it by hand. To private and coherent memory, and to another node.
+ * The private memory is nowhere, so the engine must be told to move no bytes.
  */
 #include <linux/dma-mapping.h>
 #include <linux/dmaengine.h>
 #include <linux/highmem.h>
 #include <linux/hmm_migrate.h>
+#include <linux/ioport.h>
 #include <linux/ktime.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
@@ -20,17 +21,108 @@
 #include "hmm_migrate_bench.h"
 #include "internal.h"
 
-#define DEPTH	2
+/* Soft Reserved, if it is anything: vm.sh sees to that. */
+#define COHERENT_START	0x40000000UL
+#define COHERENT_SIZE	0x08000000UL
 
 static_assert(ARRAY_SIZE(((struct hmm_migrate_bench_pipeline *)0)->step) ==
 	      HMM_MIGRATE_NR_STEPS);
 
-static struct folio *pipeline_alloc(const struct hmm_migrate_chunk *chunk,
-				    unsigned long addr, unsigned int order)
-{
-	struct page *page = alloc_device(order);
+/*
+ * Coherent memory. It is handed out from the beginning to the end, and from the
+ * beginning again when all of it is back.
+ */
 
+static struct dev_pagemap coherent_pgmap;
+static atomic_t coherent_used;
+static unsigned long coherent_next;
+
+static void coherent_free(struct folio *folio)
+{
+	if (!atomic_sub_return(folio_nr_pages(folio), &coherent_used))
+		coherent_next = 0;
+}
+
+static const struct dev_pagemap_ops coherent_ops = {
+	.folio_free = coherent_free,
+};
+
+static struct folio *coherent_alloc(unsigned int order)
+{
+	unsigned long first = ALIGN(coherent_next, BIT(order));
+	struct folio *folio;
+
+	if (first + BIT(order) > COHERENT_SIZE >> PAGE_SHIFT)
+		return NULL;
+	coherent_next = first + BIT(order);
+	atomic_add(BIT(order), &coherent_used);
+	folio = (struct folio *)pfn_to_page(PHYS_PFN(COHERENT_START) + first);
+	zone_device_folio_init(folio, &coherent_pgmap, order);
+	return folio;
+}
+
+/* When it is asked for first: what is measured without it must not have it. */
+static int coherent_create(void)
+{
+	void *pages;
+
+	if (coherent_pgmap.owner)
+		return 0;
+	if (region_intersects(COHERENT_START, COHERENT_SIZE, IORESOURCE_MEM,
+			      IORES_DESC_SOFT_RESERVED) != REGION_INTERSECTS)
+		return -ENODEV;
+	coherent_pgmap.type = MEMORY_DEVICE_COHERENT;
+	coherent_pgmap.range.start = COHERENT_START;
+	coherent_pgmap.range.end = COHERENT_START + COHERENT_SIZE - 1;
+	coherent_pgmap.nr_range = 1;
+	coherent_pgmap.ops = &coherent_ops;
+	coherent_pgmap.owner = &pgmap;
+	pages = memremap_pages(&coherent_pgmap, 0);
+	if (IS_ERR(pages))
+		coherent_pgmap.owner = NULL;
+	return PTR_ERR_OR_ZERO(pages);
+}
+
+void bench_pipeline_exit(void)
+{
+	if (coherent_pgmap.owner)
+		memunmap_pages(&coherent_pgmap);
+}
+
+/* The ops, for each kind of memory */
+
+static struct folio *node_alloc(unsigned int order)
+{
+	gfp_t gfp = order ? GFP_TRANSHUGE : GFP_HIGHUSER_MOVABLE;
+	struct folio *folio = __folio_alloc_node(gfp | __GFP_THISNODE, order, 1);
+
+	if (folio)
+		__folio_set_locked(folio);
+	return folio;
+}
+
+static struct folio *alloc_kind(unsigned int kind, unsigned int order)
+{
+	struct page *page;
+
+	if (kind == HMM_MIGRATE_BENCH_COHERENT)
+		return coherent_alloc(order);
+	if (kind == HMM_MIGRATE_BENCH_NODE)
+		return node_alloc(order);
+	page = alloc_device(order);
 	return page ? page_folio(page) : NULL;
+}
+
+static struct folio *private_op(const struct hmm_migrate_chunk *chunk,
+				unsigned long addr, unsigned int order)
+{
+	return alloc_kind(HMM_MIGRATE_BENCH_PRIVATE, order);
+}
+
+static struct folio *coherent_op(const struct hmm_migrate_chunk *chunk,
+				 unsigned long addr, unsigned int order)
+{
+	return coherent_alloc(order);
 }
 
 static u64 pipeline_address(const struct hmm_migrate_chunk *chunk, struct page *page)
@@ -38,12 +130,16 @@ static u64 pipeline_address(const struct hmm_migrate_chunk *chunk, struct page *
 	return PFN_PHYS(page_to_pfn(page));
 }
 
-static const struct hmm_migrate_ops pipeline_ops = {
-	.alloc = pipeline_alloc,
-	.copy = hmm_migrate_dma_copy,
-	.wait = hmm_migrate_dma_wait,
-	.address = pipeline_address,
-	.release = hmm_migrate_dma_release,
+#define ENGINE_OPS						\
+	.copy = hmm_migrate_dma_copy,				\
+	.wait = hmm_migrate_dma_wait,				\
+	.address = pipeline_address,				\
+	.release = hmm_migrate_dma_release
+
+static const struct hmm_migrate_ops pipeline_ops[] = {
+	[HMM_MIGRATE_BENCH_PRIVATE] = { ENGINE_OPS, .alloc = private_op },
+	[HMM_MIGRATE_BENCH_COHERENT] = { ENGINE_OPS, .alloc = coherent_op },
+	[HMM_MIGRATE_BENCH_NODE] = { ENGINE_OPS, .alloc = hmm_migrate_alloc_node },
 };
 
 static void init_migrate(struct hmm_migrate *migrate, struct dma_chan *chan,
@@ -53,10 +149,11 @@ static void init_migrate(struct hmm_migrate *migrate, struct dma_chan *chan,
 		.mm = current->mm,
 		.start = pipeline->addr,
 		.end = pipeline->addr + pipeline->length,
-		.ops = &pipeline_ops,
+		.ops = &pipeline_ops[pipeline->kind],
 		.pgmap_owner = &pgmap,
 		.select = MIGRATE_VMA_SELECT_SYSTEM | MIGRATE_VMA_SELECT_LARGE,
 		.flags = HMM_MIGRATE_STRICT | HMM_MIGRATE_STOP_ON_COPY_ERROR,
+		.node = 1,
 		.dma_chan = chan,
 		.chunk_size = pipeline->chunk,
 	};
@@ -77,12 +174,37 @@ static int do_range(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *pi
 	return ret;
 }
 
+static int copy_nothing(struct hmm_migrate_chunk *chunk)
+{
+	return 0;
+}
+
+static int do_return(struct hmm_migrate_bench_pipeline *pipeline)
+{
+	static const struct hmm_migrate_ops system_ops = { .copy = copy_nothing };
+	static const struct hmm_migrate_ops node_ops = {
+		.alloc = hmm_migrate_alloc_node,
+		.copy = copy_nothing,
+	};
+	bool node = pipeline->kind == HMM_MIGRATE_BENCH_NODE;
+	struct hmm_migrate migrate;
+	int ret;
+
+	init_migrate(&migrate, NULL, pipeline);
+	migrate.ops = node ? &node_ops : &system_ops;
+	migrate.node = 0;
+	ret = node ? hmm_migrate_range(&migrate) : hmm_migrate_range_back(&migrate);
+	pipeline->moved = migrate.moved;
+	return ret;
+}
+
 /* The three calls */
 
 struct bare {
 	struct migrate_vma args;
 	struct dma_chan *chan;
-	dma_addr_t *addresses;
+	dma_addr_t *from;
+	dma_addr_t *to;
 	struct hmm_migrate_bench_pipeline *pipeline;
 };
 
@@ -90,6 +212,21 @@ static unsigned long slot_pages(unsigned long entry)
 {
 	return entry & MIGRATE_PFN_COMPOUND ?
 	       folio_nr_pages(page_folio(migrate_pfn_to_page(entry))) : 1;
+}
+
+static dma_addr_t map_page(struct device *dev, struct page *page, unsigned long npages,
+			   enum dma_data_direction direction)
+{
+	if (is_device_private_page(page))
+		return PFN_PHYS(page_to_pfn(page));
+	return dma_map_page(dev, page, 0, npages << PAGE_SHIFT, direction);
+}
+
+static void unmap_page(struct device *dev, struct page *page, dma_addr_t address,
+		       unsigned long npages, enum dma_data_direction direction)
+{
+	if (!is_device_private_page(page))
+		dma_unmap_page(dev, address, npages << PAGE_SHIFT, direction);
 }
 
 /* Allocate and map, a folio at a time. */
@@ -100,20 +237,22 @@ static int bare_map(struct bare *bare)
 	unsigned long i, npages;
 
 	for (i = 0; i < args->npages; i += npages) {
-		struct page *src = migrate_pfn_to_page(args->src[i]), *dst;
+		struct page *src = migrate_pfn_to_page(args->src[i]);
+		struct folio *dst;
 
 		npages = 1;
 		if (!src || !(args->src[i] & MIGRATE_PFN_MIGRATE))
 			continue;
 		npages = slot_pages(args->src[i]);
-		dst = alloc_device(ilog2(npages));
+		dst = alloc_kind(bare->pipeline->kind, ilog2(npages));
 		if (!dst)
 			continue;
-		args->dst[i] = migrate_pfn(page_to_pfn(dst)) |
+		args->dst[i] = migrate_pfn(folio_pfn(dst)) |
 			       (args->src[i] & MIGRATE_PFN_COMPOUND);
-		bare->addresses[i] = dma_map_page(dev, src, 0, npages << PAGE_SHIFT,
-						  DMA_TO_DEVICE);
-		if (dma_mapping_error(dev, bare->addresses[i]))
+		bare->from[i] = map_page(dev, src, npages, DMA_TO_DEVICE);
+		bare->to[i] = map_page(dev, &dst->page, npages, DMA_FROM_DEVICE);
+		if (dma_mapping_error(dev, bare->from[i]) ||
+		    dma_mapping_error(dev, bare->to[i]))
 			return -EIO;
 	}
 	return 0;
@@ -130,8 +269,10 @@ static void bare_unmap(struct bare *bare)
 		if (!args->dst[i])
 			continue;
 		npages = slot_pages(args->dst[i]);
-		dma_unmap_page(dev, bare->addresses[i], npages << PAGE_SHIFT,
-			       DMA_TO_DEVICE);
+		unmap_page(dev, migrate_pfn_to_page(args->src[i]), bare->from[i],
+			   npages, DMA_TO_DEVICE);
+		unmap_page(dev, migrate_pfn_to_page(args->dst[i]), bare->to[i],
+			   npages, DMA_FROM_DEVICE);
 		bare->pipeline->moved += npages;
 	}
 }
@@ -154,18 +295,16 @@ static int bare_copy(struct bare *bare)
 		if (!args->dst[i])
 			continue;
 		npages = slot_pages(args->dst[i]);
-		if (last)
-			dmaengine_submit(last);
-		tx = dmaengine_prep_dma_memcpy(bare->chan,
-					       PFN_PHYS(args->dst[i] >> MIGRATE_PFN_SHIFT),
-					       bare->addresses[i],
+		tx = dmaengine_prep_dma_memcpy(bare->chan, bare->to[i], bare->from[i],
 					       npages << PAGE_SHIFT,
 					       DMA_CTRL_ACK | DMA_PREP_INTERRUPT);
 		if (!tx)
 			return -EIO;
 		/* Of all but the last one nobody needs to know. */
-		if (last)
+		if (last) {
 			last->flags &= ~DMA_PREP_INTERRUPT;
+			dmaengine_submit(last);
+		}
 		last = tx;
 	}
 	if (!last)
@@ -197,9 +336,28 @@ static int bare_chunk(struct bare *bare)
 	return ret;
 }
 
+static int bare_chunks(struct bare *bare)
+{
+	struct hmm_migrate_bench_pipeline *pipeline = bare->pipeline;
+	unsigned long addr, end = pipeline->addr + pipeline->length;
+	struct migrate_vma *args = &bare->args;
+	int ret = 0;
+
+	mmap_read_lock(current->mm);
+	args->vma = vma_lookup(current->mm, pipeline->addr);
+	if (!args->vma || args->vma->vm_end < end)
+		ret = -EFAULT;
+	for (addr = pipeline->addr; !ret && addr < end; addr += pipeline->chunk) {
+		args->start = addr;
+		args->end = min(addr + pipeline->chunk, end);
+		ret = bare_chunk(bare);
+	}
+	mmap_read_unlock(current->mm);
+	return ret;
+}
+
 static int do_bare(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *pipeline)
 {
-	unsigned long addr, end = pipeline->addr + pipeline->length;
 	unsigned long max = pipeline->chunk >> PAGE_SHIFT;
 	struct bare bare = {
 		.chan = chan,
@@ -213,24 +371,15 @@ static int do_bare(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *pip
 
 	bare.args.src = kvcalloc(max, sizeof(*bare.args.src), GFP_KERNEL);
 	bare.args.dst = kvcalloc(max, sizeof(*bare.args.dst), GFP_KERNEL);
-	bare.addresses = kvcalloc(max, sizeof(*bare.addresses), GFP_KERNEL);
-	if (!bare.args.src || !bare.args.dst || !bare.addresses)
-		goto out;
-	ret = 0;
-	pipeline->time = ktime_get_ns();
-	mmap_read_lock(current->mm);
-	bare.args.vma = vma_lookup(current->mm, pipeline->addr);
-	if (!bare.args.vma || bare.args.vma->vm_end < end)
-		ret = -EFAULT;
-	for (addr = pipeline->addr; !ret && addr < end; addr += pipeline->chunk) {
-		bare.args.start = addr;
-		bare.args.end = min(addr + pipeline->chunk, end);
-		ret = bare_chunk(&bare);
+	bare.from = kvcalloc(max, sizeof(*bare.from), GFP_KERNEL);
+	bare.to = kvcalloc(max, sizeof(*bare.to), GFP_KERNEL);
+	if (bare.args.src && bare.args.dst && bare.from && bare.to) {
+		pipeline->time = ktime_get_ns();
+		ret = bare_chunks(&bare);
+		pipeline->time = ktime_get_ns() - pipeline->time;
 	}
-	mmap_read_unlock(current->mm);
-	pipeline->time = ktime_get_ns() - pipeline->time;
-out:
-	kvfree(bare.addresses);
+	kvfree(bare.to);
+	kvfree(bare.from);
 	kvfree(bare.args.dst);
 	kvfree(bare.args.src);
 	return ret;
@@ -238,78 +387,118 @@ out:
 
 /* The engine alone */
 
-/* The segments of the chunk at @addr, if it were to migrate; its pages are pinned. */
-static long engine_fill(struct hmm_migrate_chunk *chunk, unsigned long addr,
-			unsigned long npages, struct page **pages, struct page *dst)
-{
-	long pinned = pin_user_pages_fast(addr, npages, 0, pages), i;
-	struct hmm_migrate_segment *last = NULL;
+struct engine_chunk {
+	struct hmm_migrate_chunk chunk;
+	struct page **pages;
+	struct folio **folios;
+	long pinned;
+	unsigned long nr_folios;
+};
 
-	chunk->nr_segments = 0;
-	for (i = 0; i < pinned; i++) {
-		if (last && last->src + last->npages == pages[i]) {
-			last->npages++;
-			continue;
-		}
-		last = &chunk->segments[chunk->nr_segments++];
-		last->src = pages[i];
-		last->dst = dst + i;
-		last->npages = 1;
+static void add_segment(struct hmm_migrate_chunk *chunk, struct page *src,
+			struct page *dst)
+{
+	struct hmm_migrate_segment *next = chunk->segments + chunk->nr_segments;
+
+	if (chunk->nr_segments && next[-1].src + next[-1].npages == src &&
+	    next[-1].dst + next[-1].npages == dst) {
+		next[-1].npages++;
+		return;
 	}
-	return pinned;
+	next->src = src;
+	next->dst = dst;
+	next->npages = 1;
+	chunk->nr_segments++;
 }
 
-static int engine_run(struct hmm_migrate_chunk *chunks, unsigned int nr)
+/* The segments of the chunk at @addr, if it were to migrate; its pages are pinned. */
+static int engine_fill(struct engine_chunk *engine, unsigned long addr,
+		       unsigned long npages, unsigned int kind)
+{
+	unsigned long i, j;
+
+	engine->pinned = pin_user_pages_fast(addr, npages, 0, engine->pages);
+	if (engine->pinned != npages)
+		return -EFAULT;
+	for (i = 0; i < npages; i += j) {
+		struct folio *dst = alloc_kind(kind, folio_order(page_folio(engine->pages[i])));
+
+		if (!dst)
+			return -ENOMEM;
+		engine->folios[engine->nr_folios++] = dst;
+		for (j = 0; j < folio_nr_pages(dst); j++)
+			add_segment(&engine->chunk, engine->pages[i + j],
+				    folio_page(dst, j));
+	}
+	return 0;
+}
+
+static int engine_create(struct engine_chunk *engine, unsigned long max)
+{
+	engine->chunk.segments = kvcalloc(max, sizeof(*engine->chunk.segments),
+					  GFP_KERNEL);
+	engine->pages = kvcalloc(max, sizeof(*engine->pages), GFP_KERNEL);
+	engine->folios = kvcalloc(max, sizeof(*engine->folios), GFP_KERNEL);
+	return engine->chunk.segments && engine->pages && engine->folios ? 0 : -ENOMEM;
+}
+
+static void engine_destroy(struct engine_chunk *engine)
+{
+	unsigned long i;
+
+	for (i = 0; i < engine->nr_folios; i++) {
+		folio_unlock(engine->folios[i]);
+		folio_put(engine->folios[i]);
+	}
+	if (engine->pinned > 0)
+		unpin_user_pages(engine->pages, engine->pinned);
+	hmm_migrate_dma_release(&engine->chunk);
+	kvfree(engine->chunk.segments);
+	kvfree(engine->pages);
+	kvfree(engine->folios);
+}
+
+static int engine_run(struct engine_chunk *engines, unsigned int nr)
 {
 	unsigned int i;
 	int ret = 0;
 
 	for (i = 0; !ret && i < nr; i++) {
-		ret = hmm_migrate_dma_copy(&chunks[i]);
+		ret = hmm_migrate_dma_copy(&engines[i].chunk);
 		if (!ret && i)
-			ret = hmm_migrate_dma_wait(&chunks[i - 1]);
+			ret = hmm_migrate_dma_wait(&engines[i - 1].chunk);
 	}
-	return ret ?: hmm_migrate_dma_wait(&chunks[nr - 1]);
+	return ret ?: hmm_migrate_dma_wait(&engines[nr - 1].chunk);
 }
 
 static int do_engine(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *pipeline)
 {
-	unsigned long max = pipeline->chunk >> PAGE_SHIFT;
 	unsigned int nr = DIV_ROUND_UP(pipeline->length, pipeline->chunk), i;
-	struct hmm_migrate_chunk *chunks = kvcalloc(nr, sizeof(*chunks), GFP_KERNEL);
-	struct page **pages = kvcalloc(nr * max, sizeof(*pages), GFP_KERNEL);
-	struct page *dst = pfn_to_page(PHYS_PFN(pgmap.range.start));
+	unsigned long max = pipeline->chunk >> PAGE_SHIFT;
+	struct engine_chunk *engines;
 	struct hmm_migrate migrate;
-	long pinned = 0;
-	int ret = chunks && pages ? 0 : -ENOMEM;
+	int ret = 0;
 
+	engines = kvcalloc(nr, sizeof(*engines), GFP_KERNEL);
+	if (!engines)
+		return -ENOMEM;
 	init_migrate(&migrate, chan, pipeline);
 	for (i = 0; !ret && i < nr; i++) {
-		chunks[i].migrate = &migrate;
-		chunks[i].segments = kvcalloc(max, sizeof(*chunks[i].segments), GFP_KERNEL);
-		if (!chunks[i].segments) {
-			ret = -ENOMEM;
-			break;
-		}
-		pinned = engine_fill(&chunks[i], pipeline->addr + i * pipeline->chunk,
-				     max, pages + i * max, dst + i * max);
-		if (pinned > 0)
-			pipeline->moved += pinned;
-		if (pinned != max)
-			ret = -EFAULT;
+		engines[i].chunk.migrate = &migrate;
+		ret = engine_create(&engines[i], max);
+		if (!ret)
+			ret = engine_fill(&engines[i], pipeline->addr + i * pipeline->chunk,
+					  max, pipeline->kind);
+		if (!ret)
+			pipeline->moved += max;
 	}
 	pipeline->time = ktime_get_ns();
 	if (!ret)
-		ret = engine_run(chunks, nr);
+		ret = engine_run(engines, nr);
 	pipeline->time = ktime_get_ns() - pipeline->time;
-	if (pages)
-		unpin_user_pages(pages, pipeline->moved);
-	for (i = 0; chunks && i < nr; i++) {
-		hmm_migrate_dma_release(&chunks[i]);
-		kvfree(chunks[i].segments);
-	}
-	kvfree(pages);
-	kvfree(chunks);
+	for (i = 0; i < nr; i++)
+		engine_destroy(&engines[i]);
+	kvfree(engines);
 	return ret;
 }
 
@@ -318,11 +507,27 @@ static int check_pipeline(const struct hmm_migrate_bench_pipeline *pipeline)
 	if (!PAGE_ALIGNED(pipeline->addr | pipeline->length | pipeline->chunk) ||
 	    !pipeline->length || !pipeline->chunk ||
 	    pipeline->chunk > pipeline->length ||
-	    pipeline->length > range_len(&pgmap.range) ||
+	    pipeline->length > COHERENT_SIZE ||
 	    pipeline->addr + pipeline->length < pipeline->addr ||
-	    pipeline->what > HMM_MIGRATE_BENCH_SERIAL)
+	    pipeline->what > HMM_MIGRATE_BENCH_RETURN ||
+	    pipeline->kind >= HMM_MIGRATE_BENCH_NR_KINDS)
 		return -EINVAL;
 	return 0;
+}
+
+static int do_pipeline(struct dma_chan *chan,
+		       struct hmm_migrate_bench_pipeline *pipeline)
+{
+	switch (pipeline->what) {
+	case HMM_MIGRATE_BENCH_RANGE:
+		return do_range(chan, pipeline);
+	case HMM_MIGRATE_BENCH_ENGINE:
+		return do_engine(chan, pipeline);
+	case HMM_MIGRATE_BENCH_RETURN:
+		return do_return(pipeline);
+	default:
+		return do_bare(chan, pipeline);
+	}
 }
 
 long bench_pipeline(void __user *user)
@@ -338,6 +543,8 @@ long bench_pipeline(void __user *user)
 	pipeline.time = 0;
 	memset(pipeline.step, 0, sizeof(pipeline.step));
 	ret = check_pipeline(&pipeline);
+	if (!ret && pipeline.kind == HMM_MIGRATE_BENCH_COHERENT)
+		ret = coherent_create();
 	if (ret)
 		return ret;
 	dma_cap_zero(mask);
@@ -345,12 +552,7 @@ long bench_pipeline(void __user *user)
 	chan = dma_request_channel(mask, NULL, NULL);
 	if (!chan)
 		return -ENODEV;
-	if (pipeline.what == HMM_MIGRATE_BENCH_RANGE)
-		ret = do_range(chan, &pipeline);
-	else if (pipeline.what == HMM_MIGRATE_BENCH_ENGINE)
-		ret = do_engine(chan, &pipeline);
-	else
-		ret = do_bare(chan, &pipeline);
+	ret = do_pipeline(chan, &pipeline);
 	dma_release_channel(chan);
 	if (!ret && copy_to_user(user, &pipeline, sizeof(pipeline)))
 		ret = -EFAULT;
