@@ -42,6 +42,12 @@
 /* How often what was locked is looked at again. */
 #define HMM_MIGRATE_PASSES	10
 
+/*
+ * So many places that were locked can be remembered, however small the chunks are: what
+ * comes to pieces and finds no room is not looked at again.
+ */
+#define HMM_MIGRATE_MIN_LOCKED	1024UL
+
 /* Where something was locked, from @start to @end. */
 struct again {
 	unsigned long start;
@@ -444,33 +450,32 @@ static void chunk_discard(struct hmm_migrate_chunk *chunk)
 			if (!dst)
 				continue;
 			*count += folio_nr_pages(page_folio(dst));
-			chunk_drop(chunk, i);
+			/* Nobody knows what still writes to it. */
+			if (chunk->migrate->engine_lost)
+				chunk->dst[i] = 0;
+			else
+				chunk_drop(chunk, i);
 		}
 	}
 }
 
 /* A chunk's way */
 
-static void chunk_unmap(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk)
+static void chunk_unmap(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk,
+			struct migrate_tally *collect, struct migrate_tally *unmap)
 {
 	struct hmm_migrate *migrate = pipeline->migrate;
 	struct migrate_vma *args = &chunk->args;
-	struct migrate_tally tally;
 
 	WRITE_ONCE(migrate->unmapping, true);
-	tally = migrate_tally_init(MIGRATE_STAGE_COLLECT, args);
-	if (migrate_stage_collect(args, &tally))
+	*collect = migrate_tally_init(MIGRATE_STAGE_COLLECT, args);
+	*unmap = migrate_tally_init(MIGRATE_STAGE_UNMAP, args);
+	if (migrate_stage_collect(args, collect))
 		again_take(pipeline, chunk);
 	if (pipeline->again)
-		tally.again = tally.units;
-	migrate_tally_report(&tally);
-	count_left(migrate, &tally);
-	if (tally.units) {
-		tally = migrate_tally_init(MIGRATE_STAGE_UNMAP, args);
-		migrate_stage_unmap(args->src, args->npages, args->fault_page, &tally);
-		migrate_tally_report(&tally);
-		count_left(migrate, &tally);
-	}
+		collect->again = collect->units;
+	if (collect->units)
+		migrate_stage_unmap(args->src, args->npages, args->fault_page, unmap);
 	WRITE_ONCE(migrate->unmapping, false);
 }
 
@@ -518,50 +523,23 @@ static void chunk_init(struct pipeline *pipeline, struct hmm_migrate_chunk *chun
 	};
 }
 
-/**
- * struct snapshot - what collect and unmap change
- * @left: see there
- * @nr: how many places were locked
- * @end: the end of the last one
+/*
+ * Put everything back as it was: nothing of it is counted, or remembered. Before it,
+ * @nr places were, and the last of them ended at @end.
  */
-struct snapshot {
-	unsigned long left[NR_MIGRATE_LEFT];
-	unsigned int nr;
-	unsigned long end;
-};
-
-static void snapshot_take(const struct pipeline *pipeline, struct snapshot *snapshot)
-{
-	const struct again_list *list = &pipeline->locked;
-
-	memcpy(snapshot->left, pipeline->migrate->left, sizeof(snapshot->left));
-	snapshot->nr = list->nr;
-	snapshot->end = list->nr ? list->at[list->nr - 1].end : 0;
-}
-
-static void snapshot_restore(struct pipeline *pipeline,
-			     const struct snapshot *snapshot)
+static void chunk_undo(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk,
+		       unsigned int nr, unsigned long end)
 {
 	struct again_list *list = &pipeline->locked;
-
-	memcpy(pipeline->migrate->left, snapshot->left, sizeof(snapshot->left));
-	list->nr = snapshot->nr;
-	if (list->nr)
-		list->at[list->nr - 1].end = snapshot->end;
-}
-
-/* Put everything back as it was: nothing of it is counted. */
-static void chunk_undo(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk,
-		       const struct snapshot *snapshot)
-{
 	struct migrate_vma *args = &chunk->args;
 	struct migrate_tally tally;
 
 	chunk_discard(chunk);
 	tally = migrate_tally_init(MIGRATE_STAGE_FINALIZE, args);
 	migrate_stage_finalize(args->src, args->dst, args->npages, args, &tally);
-	migrate_tally_report(&tally);
-	snapshot_restore(pipeline, snapshot);
+	list->nr = nr;
+	if (nr)
+		list->at[nr - 1].end = end;
 }
 
 /* Unmap [start, *end) and find memory for it. If that fails, *end is where. */
@@ -570,22 +548,28 @@ static int chunk_try(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk,
 		     unsigned long *end)
 {
 	struct hmm_migrate *migrate = pipeline->migrate;
-	struct snapshot snapshot;
+	struct again_list *list = &pipeline->locked;
+	unsigned long last = list->nr ? list->at[list->nr - 1].end : 0, index;
+	struct migrate_tally collect, unmap;
+	unsigned int nr = list->nr;
 	u64 then = ktime_get_ns();
-	unsigned long index;
 	int ret;
 
-	snapshot_take(pipeline, &snapshot);
 	chunk_init(pipeline, chunk, vma, start, *end);
-	chunk_unmap(pipeline, chunk);
+	chunk_unmap(pipeline, chunk, &collect, &unmap);
 	count_time(migrate, HMM_MIGRATE_STEP_UNMAP, &then);
 	ret = chunk_alloc_units(chunk, &index);
 	count_time(migrate, HMM_MIGRATE_STEP_ALLOC, &then);
-	if (!ret)
-		return 0;
-	chunk_undo(pipeline, chunk, &snapshot);
-	*end = start + index * PAGE_SIZE;
-	return ret;
+	if (ret) {
+		chunk_undo(pipeline, chunk, nr, last);
+		*end = start + index * PAGE_SIZE;
+		return ret;
+	}
+	migrate_tally_report(&collect);
+	migrate_tally_report(&unmap);
+	count_left(migrate, &collect);
+	count_left(migrate, &unmap);
+	return 0;
 }
 
 /*
@@ -841,6 +825,21 @@ static int again_wait_at(struct mm_struct *mm, unsigned long addr)
 	return ret;
 }
 
+static int again_wait_in(struct pipeline *pipeline, unsigned long start,
+			 unsigned long end)
+{
+	unsigned long addr;
+	int ret = 0;
+
+	for (addr = start; !ret && addr < end; addr += PAGE_SIZE) {
+		ret = pipeline_must_stop(pipeline);
+		if (!ret)
+			ret = again_wait_at(pipeline->migrate->mm, addr);
+		cond_resched();
+	}
+	return ret;
+}
+
 /* With nothing in flight. At first, that is for those who hold it for a moment. */
 static int again_wait(struct pipeline *pipeline, unsigned int pass)
 {
@@ -849,11 +848,8 @@ static int again_wait(struct pipeline *pipeline, unsigned int pass)
 	int ret = 0;
 
 	usleep_range(4UL << pass, 8UL << pass);
-	for (i = 0; pass && !ret && i < list->nr; i++) {
-		ret = pipeline_must_stop(pipeline);
-		if (!ret)
-			ret = again_wait_at(pipeline->migrate->mm, list->at[i].start);
-	}
+	for (i = 0; pass && !ret && i < list->nr; i++)
+		ret = again_wait_in(pipeline, list->at[i].start, list->at[i].end);
 	return ret;
 }
 
@@ -937,7 +933,7 @@ static void chunk_destroy(struct hmm_migrate_chunk *chunk)
 
 static int pipeline_create(struct pipeline *pipeline, struct hmm_migrate *migrate)
 {
-	unsigned long range = migrate->end - migrate->start, max;
+	unsigned long range = migrate->end - migrate->start, max, locked;
 	unsigned int i;
 	int ret;
 
@@ -947,8 +943,9 @@ static int pipeline_create(struct pipeline *pipeline, struct hmm_migrate *migrat
 			  HMM_MIGRATE_DEPTH : 1;
 	max = min(pipeline->chunk_size, range) >> PAGE_SHIFT;
 	/* Twice what all chunks can add: see again_is_full(). */
-	ret = again_alloc(&pipeline->locked, 2 * pipeline->depth * max) ?:
-	      again_alloc(&pipeline->looked, 2 * pipeline->depth * max);
+	locked = max(2 * pipeline->depth * max, HMM_MIGRATE_MIN_LOCKED);
+	ret = again_alloc(&pipeline->locked, locked) ?:
+	      again_alloc(&pipeline->looked, locked);
 	for (i = 0; !ret && i < pipeline->depth; i++)
 		ret = chunk_create(pipeline, &pipeline->chunks[i], max);
 	return ret;
@@ -1004,6 +1001,7 @@ static void hmm_migrate_reset(struct hmm_migrate *migrate)
 {
 	migrate->unmapping = false;
 	migrate->engine_failed = false;
+	migrate->engine_lost = false;
 	migrate->done = migrate->start;
 	migrate->moved = 0;
 	migrate->filled = 0;
@@ -1134,7 +1132,8 @@ static vm_fault_t fault_result(const struct hmm_migrate *migrate)
  *
  * Does for one fault what hmm_migrate_range_back() does for a range, and counts the
  * same. &hmm_migrate_ops.begin and &hmm_migrate_ops.wants are not called. What else
- * there is in @migrate is set.
+ * there is in @migrate is set. A DMA channel for faults must be one of their own, with a
+ * lock around this that can be taken with mmap_lock held.
  *
  * Context: as &dev_pagemap_ops.migrate_to_ram: mmap_lock is held, the page's folio is
  * locked. Sleeps.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Copy ops of hmm_migrate_range(): by any channel of the dmaengine framework that
- * can copy memory.
+ * Copy ops of hmm_migrate_range(): by a channel of the dmaengine framework that can
+ * copy memory.
  *
  * A chunk is two scatter lists of the same length in bytes, mapped at once. Where
  * both go on, that is one descriptor; only the last descriptor of a chunk asks for
@@ -17,6 +17,7 @@
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/scatterlist.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 
 /* An engine that takes longer for a chunk is taken for dead. */
@@ -154,9 +155,13 @@ static void side_fill(const struct hmm_migrate_chunk *chunk, struct dma_side *si
 static int side_map(const struct hmm_migrate_chunk *chunk, struct dma_side *side)
 {
 	struct device *dev = chunk_device(chunk);
-	/* In pages. A scatter list counts its bytes in 32 bits. */
-	unsigned long max = max(1U, min(dma_get_max_seg_size(dev), 1U << 30) >> PAGE_SHIFT);
+	/* A scatter list counts its bytes in 32 bits. */
+	size_t max = min3((size_t)dma_get_max_seg_size(dev), dma_max_mapping_size(dev),
+			  (size_t)SZ_1G);
 	int ret;
+
+	/* In pages. */
+	max = max(max >> PAGE_SHIFT, 1UL);
 
 	ret = side_make_room(side, side_max_entries(chunk, max));
 	if (ret)
@@ -262,7 +267,7 @@ static int copy_submit(struct dma_chan *chan, struct dma_copy *copy, bool last)
 
 	tx = copy_prepare(chan, copy, DMA_CTRL_ACK | (last ? DMA_PREP_INTERRUPT : 0));
 	if (!tx)
-		return -EIO;
+		return -ETIMEDOUT;
 	tx->callback_result = last ? copy_callback_last : copy_callback;
 	tx->callback_param = copy;
 	copy->length = 0;
@@ -379,7 +384,18 @@ static int copy_segments(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 static void engine_terminate(struct hmm_migrate *migrate)
 {
 	migrate->engine_failed = true;
-	dmaengine_terminate_sync(migrate->dma_chan);
+	if (WARN_ONCE(dmaengine_terminate_sync(migrate->dma_chan),
+		      "%s cannot be stopped\n", dma_chan_name(migrate->dma_chan)))
+		migrate->engine_lost = true;
+}
+
+/* What the engine has of a chunk is over; or it is never given back. */
+static void copy_end(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
+{
+	if (chunk->migrate->engine_lost)
+		chunk->private = NULL;
+	else
+		copy_unmap(chunk, copy);
 }
 
 static bool chunk_has_addresses(const struct hmm_migrate_chunk *chunk)
@@ -428,7 +444,8 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
 /**
  * hmm_migrate_dma_copy() - a copy op: by a channel of a DMA engine
  * @chunk: what to copy; its @migrate has the channel, which must have DMA_MEMCPY,
- *	complete in the order of submission, and be able to terminate
+ *	complete in the order of submission, report an error to the descriptor's
+ *	callback, and be able to terminate
  *
  * Ordinary and coherent memory is mapped for the channel's device. For private
  * memory, &hmm_migrate_ops.address says where it is: pages that follow each other
@@ -437,9 +454,9 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
  * use the channel.
  *
  * Context: sleeps.
- * Return: 0 if copying has begun, -ENOMEM, -EINVAL if the channel is not suitable, or
- * there is private memory and no &hmm_migrate_ops.address, or -EIO if the engine
- * does not take it: then what it has is terminated, and the call ends.
+ * Return: 0 if copying has begun, or -ENOMEM. -EINVAL if the channel is not suitable, or
+ * there is private memory and no &hmm_migrate_ops.address, -EIO or -ETIMEDOUT if the
+ * engine does not take it: then what it has is terminated, and the call ends.
  */
 int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 {
@@ -449,8 +466,10 @@ int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 
 	if (migrate->engine_failed)
 		return -EIO;
-	if (!engine_is_suitable(migrate->dma_chan) || !chunk_has_addresses(chunk))
+	if (!engine_is_suitable(migrate->dma_chan) || !chunk_has_addresses(chunk)) {
+		migrate->engine_failed = true;
 		return -EINVAL;
+	}
 	copy = chunk_copy(chunk);
 	if (!copy)
 		return -ENOMEM;
@@ -460,9 +479,9 @@ int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 		dma_async_issue_pending(migrate->dma_chan);
 		return 0;
 	}
-	if (copy->submitted)
+	if (copy->submitted || ret == -ETIMEDOUT)
 		engine_terminate(migrate);
-	copy_unmap(chunk, copy);
+	copy_end(chunk, copy);
 	return ret;
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_dma_copy);
@@ -479,13 +498,15 @@ int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 {
 	struct hmm_migrate *migrate = chunk->migrate;
 	struct dma_copy *copy = chunk->private;
+	int ret;
 
 	if (!migrate->engine_failed &&
 	    !wait_for_completion_io_timeout(&copy->done, DMA_COPY_TIMEOUT))
 		engine_terminate(migrate);
-	copy_unmap(chunk, copy);
+	ret = copy->error;
+	copy_end(chunk, copy);
 	/* It may have been done before that, but nobody knows. */
-	return migrate->engine_failed ? -ETIMEDOUT : copy->error;
+	return migrate->engine_failed ? -ETIMEDOUT : ret;
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_dma_wait);
 

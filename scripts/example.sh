@@ -47,6 +47,8 @@ E2
 "$SCRIPTS/vm.sh" --kernel "$TREE/.bench/arch/x86/boot/bzImage" --run "$log/run" --log "$log" --quiet \
 	--file "$dir/tiny_device.ko:tiny_device.ko" --file "$dir/tiny_test:tiny_test" --timeout 300 ||
 	die "the driver of the manual does not do what the manual says: see $(rel "$log/output.log")."
+! grep -q 'nonexistent resource' "$log/console.log" ||
+	die "the driver of the manual does not give back its region: see $(rel "$log/console.log")."
 printf '%s\n' '4096 pages to the device' '4095 pages back' intact |
 	cmp -s - <(tr -d '\r' <"$log/output.log" | grep -v -e '^@@' -e '^$') ||
 	die "the program prints something else than the manual says: see $(rel "$log/output.log")."

@@ -175,8 +175,9 @@ enum hmm_migrate_step {
  *	WRITE_ONCE()
  * @unmapping: (out) this task is unmapping pages for this call at the moment, so that
  *	invalidations by it are the migration's own
- * @engine_failed: (out) hmm_migrate_dma_copy() or hmm_migrate_dma_wait() had to
- *	terminate what was on the channel
+ * @engine_failed: (out) the engine does not do what it should; that ends the call
+ * @engine_lost: (out) and it could not be stopped: the memory that it may still write
+ *	to is not given back
  * @done: (out) where it ended: everything before it is in one of the counts that
  *	follow, as a number of pages
  * @moved: (out) moved
@@ -206,6 +207,7 @@ struct hmm_migrate {
 
 	bool unmapping;
 	bool engine_failed;
+	bool engine_lost;
 	unsigned long done;
 	unsigned long moved;
 	unsigned long filled;
