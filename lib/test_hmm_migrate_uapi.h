@@ -138,11 +138,12 @@ struct test_hmm_migrate_info {
  *	   and huge ones where a page fault would put them
  * @node: the node of ordinary memory, for TEST_HMM_MIGRATE_TO_NODE; otherwise
  *	must be 0
- * @pages: (out) number of pages by what became of them; the sum is all pages
- *	   from @addr to @done
+ * @pages: (out) number of pages by what became of them; with @skipped, the sum is
+ *	   all pages from @addr to @done
  * @time: (out) nanoseconds by part
  * @done: (out) up to which address it came
- * @skipped: (out) pages that are not mapped or cannot migrate at all
+ * @skipped: (out) pages that are not mapped or cannot migrate at all; without
+ *	   TEST_HMM_MIGRATE_SKIP_GAPS, only what was locked and then went away
  *
  * Pages that cannot move stay where they were and are counted; that alone is
  * no error. Where there is no memory for a large folio, smaller ones are taken,

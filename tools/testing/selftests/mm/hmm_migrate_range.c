@@ -55,7 +55,7 @@ static int migrate_chunks(int fd, unsigned long request, void *addr,
 	range->length = pages * page_size;
 	range->chunk = chunk;
 	ret = device_ioctl(fd, request, range);
-	if (sum_of(range) + range->skipped != (range->done - range->addr) / page_size)
+	if (sum_of(range) != (range->done - range->addr) / page_size)
 		return -EPROTO;
 	if (!ret && range->done != range->addr + range->length)
 		return -EPROTO;
