@@ -942,8 +942,10 @@ static int pipeline_create(struct pipeline *pipeline, struct hmm_migrate *migrat
 	pipeline->depth = migrate->ops->wait && !pipeline->fault_page ?
 			  HMM_MIGRATE_DEPTH : 1;
 	max = min(pipeline->chunk_size, range) >> PAGE_SHIFT;
-	/* Twice what all chunks can add: see again_is_full(). */
-	locked = max(2 * pipeline->depth * max, HMM_MIGRATE_MIN_LOCKED);
+	/* Twice what all chunks can add: see again_is_full(). A fault looks once. */
+	locked = 2 * pipeline->depth * max;
+	if (!pipeline->fault_page)
+		locked = max(locked, HMM_MIGRATE_MIN_LOCKED);
 	ret = again_alloc(&pipeline->locked, locked) ?:
 	      again_alloc(&pipeline->looked, locked);
 	for (i = 0; !ret && i < pipeline->depth; i++)
@@ -1143,6 +1145,7 @@ static vm_fault_t fault_result(const struct hmm_migrate *migrate)
 vm_fault_t hmm_migrate_fault(struct vm_fault *vmf, struct hmm_migrate *migrate)
 {
 	struct pipeline pipeline = { .fault_page = vmf->page };
+	int ret;
 
 	if (WARN_ON_ONCE(!migrate->ops || !migrate->ops->copy))
 		return VM_FAULT_SIGBUS;
@@ -1154,13 +1157,11 @@ vm_fault_t hmm_migrate_fault(struct vm_fault *vmf, struct hmm_migrate *migrate)
 	fault_range(migrate, vmf);
 	migrate->chunk_size = migrate->end - migrate->start;
 	hmm_migrate_reset(migrate);
-	if (pipeline_create(&pipeline, migrate)) {
-		pipeline_destroy(&pipeline);
-		return VM_FAULT_OOM;
-	}
-	fault_migrate(&pipeline, vmf->vma);
+	ret = pipeline_create(&pipeline, migrate);
+	if (!ret)
+		fault_migrate(&pipeline, vmf->vma);
 	pipeline_destroy(&pipeline);
-	return fault_result(migrate);
+	return ret ? VM_FAULT_OOM : fault_result(migrate);
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_fault);
 
