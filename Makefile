@@ -8,9 +8,10 @@
 MAKEFLAGS += --no-print-directory
 
 # What a user may set on make's command line reaches the scripts by name.
-export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS
+export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS \
+	MINUTES SEED KINDS TORTURE_CONFIG
 
-.PHONY: help tree kernel kselftest regress bench profile demo check lint mutants \
+.PHONY: help tree kernel kselftest torture regress bench profile demo check lint mutants \
 	export bisect mbox clean
 
 help:		## show this list
@@ -25,6 +26,8 @@ help:		## show this list
 	@echo '                  make regress: only these lines of scripts/regress/tests'
 	@echo '  TRIPS=n         make kselftest: repeat the round trips n times'
 	@echo '  SIZES="64k 2m"  make profile: these folio sizes (4k 16k 64k 1m 2m; default: 4k 2m)'
+	@echo '  MINUTES=30      make torture: for how long (default: 10)'
+	@echo '  SEED=n          make torture: the draws of the run that said this seed'
 	@echo '  MUTANTS="a b"   make mutants: only these files of scripts/mutants'
 
 demo:		## migrate memory to a device and back in a VM, and show what moved
@@ -41,6 +44,9 @@ kernel:		## build the kernel with the series (CONFIG=debug or bench)
 
 kselftest:	## run the kselftest in a VM
 	@scripts/kselftest.sh
+
+torture:	## everything at once against a model that knows each byte, in a VM
+	@scripts/torture.sh
 
 regress:	## run the kernel's own mm selftests, stock against the series
 	@scripts/regress.sh

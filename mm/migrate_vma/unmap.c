@@ -226,10 +226,8 @@ static bool unmap_stays_pinned(struct unmap_rest *rest, struct folio *folio)
 {
 	if (!unmap_is_pinned(folio, rest->fault_page))
 		return false;
-	if (folio_maybe_dma_pinned(folio))
-		return true;
-	/* Device memory is in no batch, but for that of munlock. */
-	if (folio_is_zone_device(folio) && !folio_test_mlocked(folio))
+	/* Device memory is in no batch. */
+	if (folio_maybe_dma_pinned(folio) || folio_is_zone_device(folio))
 		return true;
 	return !unmap_drain(rest) || unmap_is_pinned(folio, rest->fault_page);
 }

@@ -755,6 +755,57 @@ TEST_F_TIMEOUT(device, mprotect_on_the_device, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
+/* The kernel's count of locked pages, when its CPUs have told theirs. */
+static long locked_pages(void)
+{
+	int fd = open("/proc/sys/vm/stat_refresh", O_RDONLY | O_CLOEXEC);
+	char byte;
+
+	if (fd >= 0) {
+		if (read(fd, &byte, 1) < 0)
+			perror("stat_refresh");
+		close(fd);
+	}
+	return read_vmstat("nr_mlock");
+}
+
+/* How many pages more than @before, if not @expected after some patience. */
+static long locked_more(long before, long expected)
+{
+	long more = -1;
+	int tries;
+
+	for (tries = 0; tries < 100; tries++) {
+		more = locked_pages() - before;
+		if (more == expected)
+			break;
+		usleep(20000);
+	}
+	return more;
+}
+
+/* What is locked in memory, and goes to the device, is not counted twice, or for ever. */
+TEST_F_TIMEOUT(device, unlocked_on_the_device, TIMEOUT)
+{
+	long before = locked_pages();
+
+	ASSERT_LE(0, before);
+	ASSERT_EQ(0, mlock(self->memory, self->size));
+	EXPECT_EQ(PAGES, locked_more(before, PAGES));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, locked_more(before, 0));
+	/* There and back. */
+	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(PAGES, locked_more(before, PAGES));
+
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	ASSERT_EQ(0, munlock(self->memory, self->size));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+	ASSERT_EQ(0, munmap(self->memory, self->size));
+	EXPECT_EQ(0, locked_more(before, 0));
+}
+
 TEST_F_TIMEOUT(device, dontneed_on_the_device, TIMEOUT)
 {
 	size_t half = self->size / 2;
@@ -965,6 +1016,44 @@ TEST_F_TIMEOUT(device, file_mapping, TIMEOUT)
 	EXPECT_EQ(0, wrong(memory, self->size, 6));
 	munmap(memory, self->size);
 	munmap(shared, self->size);
+	close(file);
+}
+
+/* A huge page of a file, whose private mapping has one page of its own on the device. */
+TEST_F_TIMEOUT(device, collapse_of_a_private_file, TIMEOUT)
+{
+	size_t size = huge_page_size(), i;
+	unsigned char *shared, *private;
+	void *area;
+	int file;
+
+	if (!size)
+		SKIP(return, "no huge pages");
+	file = memfd_create("file", MFD_CLOEXEC);
+	ASSERT_LE(0, file);
+	ASSERT_EQ(0, ftruncate(file, size));
+	area = map_huge_page(size, &private);
+	ASSERT_NE(MAP_FAILED, area);
+	shared = mmap(private, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		      file, 0);
+	ASSERT_EQ(private, shared);
+	fill(shared, size, 1);
+	if (madvise(shared, size, MADV_COLLAPSE))
+		SKIP(return, "no huge pages in files");
+	ASSERT_EQ(private, mmap(private, size, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_FIXED, file, 0));
+	/* Every page mapped, and one of them copied. */
+	for (i = 0; i < size; i += page_size)
+		ASSERT_EQ(0, wrong_part(private, i, i + page_size, 1));
+	fill_part(private, 0, page_size, 2);
+	ASSERT_EQ(0, to_device(self->fd, private, 1, &self->range));
+	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	EXPECT_NE(0, madvise(private, size, MADV_COLLAPSE));
+	EXPECT_EQ(1, pages_at(self->fd, private, 1, TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, wrong_part(private, 0, page_size, 2));
+	EXPECT_EQ(0, wrong_part(private, page_size, size, 1));
+	munmap(area, 2 * size);
 	close(file);
 }
 

@@ -35,10 +35,6 @@ static char nr_anon_path[128];
 /* The time for what is done while another thread migrates, in milliseconds. */
 #define DURING		400
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE	25
-#endif
-
 /* What is expected of a part of the memory, in the place of a seed. */
 #define ZEROS		(~0UL)
 #define GONE		(~0UL - 1)

@@ -1,0 +1,2433 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Everything at once: processes and threads that migrate memory, through the devices
+ * of lib/test_hmm_migrate.c, while they fork, unmap, remap, protect, pin, swap, merge,
+ * fail and die. A model knows what each byte must be.
+ *
+ * What is drawn depends on the seed alone, which a run prints: the same seed draws
+ * the same operations for each thread. How they interleave is the kernel's.
+ *
+ * The model: each process has areas of memory and, for each, a shadow that never
+ * moves. Of every page, thread t owns the words t, t + THREADS, t + 2 * THREADS, ...:
+ * it alone writes them, so it knows them at any time, and what is lost is noticed
+ * whoever lost it. What takes contents away, or access, has the blocks of its range
+ * for itself; what reads or writes contents shares them; what only moves memory asks
+ * nobody.
+ *
+ * In the environment:
+ *   HMM_MIGRATE_SEED        the seed; by default the time
+ *   HMM_MIGRATE_SECONDS     how long it runs; 20 by default
+ *   HMM_MIGRATE_OPERATIONS  how many operations each thread draws at most
+ *   HMM_MIGRATE_KINDS       names of operations: no others are drawn
+ *   HMM_MIGRATE_MODULE      path of test_hmm_migrate.ko: it is unloaded and loaded
+ *			     again, with all memory on the devices, after each round
+ *
+ * Needs root, swap, cgroup v2 with memory, and debugfs; without fault injection by
+ * task (CONFIG_FAULT_INJECTION), gup_test or a second node, it does without.
+ */
+#define _GNU_SOURCE
+#include "hmm_migrate.h"
+
+#include <limits.h>
+#include <linux/mempolicy.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#define PROCESSES	3
+#define THREADS		4
+#define DEVICES		TEST_HMM_MIGRATE_MAX_DEVICES
+
+/* All areas and pages are of these sizes, also where a huge page is larger. */
+#define PAGE		4096UL
+#define WORDS		(PAGE / sizeof(uint64_t))
+#define TWO_MEG		(2UL << 20)
+#define AREA_PAGES	512UL
+#define BLOCK_PAGES	32UL
+#define AREA_BLOCKS	(AREA_PAGES / BLOCK_PAGES)
+
+#define ROUND_SECONDS	30
+/* How long nothing at all may happen, on a slow machine. */
+#define PATIENCE	300
+
+#define HISTORY		16
+
+#define THP		"/sys/kernel/mm/transparent_hugepage/"
+#define CGROUP		"/sys/fs/cgroup/hmm_migrate_stress/"
+#define FAULTS		"/sys/kernel/debug/"
+
+#ifndef MADV_COLD
+#define MADV_COLD	20
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ	22
+#define MADV_POPULATE_WRITE	23
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED	24
+#endif
+
+/* Random numbers: splitmix64 */
+
+static uint64_t next_random(uint64_t *state)
+{
+	uint64_t z = *state += 0x9e3779b97f4a7c15ull;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+	return z ^ z >> 31;
+}
+
+/* Memory */
+
+enum area_kind {
+	AREA_HUGE,	/* anonymous, where huge pages are welcome */
+	AREA_PLAIN,	/* anonymous, by the system's policy; merged by KSM */
+	AREA_FILE,	/* private, of a file with contents */
+	AREA_SHARED,	/* shared, of a file: does not migrate */
+	NR_AREAS,
+};
+
+/**
+ * struct area - a piece of memory of a process
+ * @kind: what memory it is
+ * @memory: where it is
+ * @shadow: what each word of it must be
+ * @file: what it maps, or -1
+ * @blocks: to be held over what they say at the top
+ */
+struct area {
+	enum area_kind kind;
+	unsigned char *memory;
+	uint64_t *shadow;
+	int file;
+	pthread_rwlock_t blocks[AREA_BLOCKS];
+};
+
+/**
+ * struct process - one address space
+ * @index: which one
+ * @areas: its memory
+ * @devices: its open files, -1 where there is no such device
+ * @userfault: for the anonymous areas, or -1
+ * @stop: its threads end after the operation at hand
+ */
+struct process {
+	unsigned int index;
+	struct area areas[NR_AREAS];
+	int devices[DEVICES];
+	int userfault;
+	atomic_bool stop;
+};
+
+/**
+ * struct draw - an operation, as it was drawn
+ * @kind: what
+ * @area: where
+ * @first: first page
+ * @npages: how many pages
+ * @random: for the operation to use as it likes
+ * @nth: which allocation of the kernel's for it fails, 0 for none
+ */
+struct draw {
+	unsigned int kind;
+	unsigned int area;
+	unsigned long first;
+	unsigned long npages;
+	uint64_t random[4];
+	unsigned int nth;
+};
+
+/**
+ * struct thread - who draws and operates
+ * @process: its address space
+ * @index: which one of it
+ * @random: state of its random numbers
+ * @remaining: how many operations are left to draw
+ * @hash: of all that it has drawn
+ * @alone: a child of fork() for a moment: no locks, no other threads
+ * @scratch: where mremap() may move an area's parts
+ * @buffer: as large as an area
+ * @fail_nth: its file of that name, or -1
+ * @armed: a failure is asked for
+ * @injected: it came
+ * @gup: its open file of gup_test, or -1
+ * @history: what it drew last
+ * @drawn: how many draws there were
+ */
+struct thread {
+	struct process *process;
+	unsigned int index;
+	uint64_t random;
+	uint64_t remaining;
+	uint64_t hash;
+	bool alone;
+	unsigned char *scratch;
+	unsigned char *buffer;
+	int fail_nth;
+	bool armed;
+	bool injected;
+	int gup;
+	struct draw history[HISTORY];
+	unsigned long drawn;
+	pthread_t id;
+};
+
+#define MAX_KINDS	64
+
+/**
+ * struct shared - what all processes share
+ * @draws: how often each kind was drawn
+ * @done: how often it did what it was to do
+ * @injected: how often it met a failure that was injected
+ * @usec: how long they took
+ * @pages: what became of pages that were to migrate
+ * @asked: how many there were
+ * @sigbus: accesses of the CPU that raised SIGBUS, and were repeated
+ * @checked: words that were compared
+ * @killed: processes that were killed in the middle
+ * @unloaded: how often the module was
+ * @phase: odd: processes park; even: they go on
+ * @parked: how many have, in this phase
+ * @failed: something was lost; nobody goes on
+ * @hotplug: somebody switches a CPU
+ * @pins: somebody has pins by gup_test, which knows but one user, and takes any
+ *	  file that is closed for his
+ * @hash: of what each thread has drawn, when it ends
+ */
+struct shared {
+	atomic_ulong draws[MAX_KINDS];
+	atomic_ulong done[MAX_KINDS];
+	atomic_ulong injected[MAX_KINDS];
+	atomic_ulong usec[MAX_KINDS];
+	atomic_ulong pages[TEST_HMM_MIGRATE_FATES + 1];
+	atomic_ulong asked;
+	atomic_ulong sigbus;
+	atomic_ulong checked;
+	atomic_ulong killed;
+	atomic_ulong unloaded;
+	atomic_ulong phase;
+	atomic_ulong parked;
+	atomic_bool failed;
+	atomic_bool stop;
+	atomic_bool hotplug;
+	atomic_bool pins;
+	atomic_ulong hash;
+};
+
+static struct shared *shared;
+static uint64_t seed;
+
+static const char *kind_name(unsigned int kind);
+
+/* In one write, so that lines of several processes stay whole; safe after fork(). */
+static void __printf(1, 2) say(const char *format, ...)
+{
+	char line[512];
+	va_list args;
+	int length;
+
+	va_start(args, format);
+	length = vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+	if (write(STDOUT_FILENO, line, length) != length)
+		_exit(3);
+}
+
+static void say_history(struct thread *thread)
+{
+	unsigned long i = thread->drawn > HISTORY ? thread->drawn - HISTORY : 0;
+	struct draw *draw;
+
+	for (; i < thread->drawn; i++) {
+		draw = &thread->history[i % HISTORY];
+		say("# %u.%u draw %lu: %s area %u pages %lu+%lu nth %u random %#llx %#llx\n",
+		    thread->process->index, thread->index, i,
+		    kind_name(draw->kind), draw->area, draw->first, draw->npages,
+		    draw->nth, (unsigned long long)draw->random[0],
+		    (unsigned long long)draw->random[1]);
+	}
+}
+
+/* Something is lost, or an error came that nobody documents. All of the run ends. */
+static __noreturn void __printf(2, 3)
+lost(struct thread *thread, const char *format, ...)
+{
+	char text[256];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	say("# seed %llu, process %u, thread %u%s: %s\n", (unsigned long long)seed,
+	    thread->process->index, thread->index,
+	    thread->alone ? " (a child)" : "", text);
+	say_history(thread);
+	shared->failed = true;
+	_exit(1);
+}
+
+/* The kernel's failures, for this thread alone */
+
+static void fail_nth_write(struct thread *thread, unsigned int nth)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%u", nth);
+	if (pwrite(thread->fail_nth, text, strlen(text), 0) < 0)
+		lost(thread, "fail-nth cannot be written: %m");
+}
+
+static void arm(struct thread *thread, unsigned int nth)
+{
+	thread->injected = false;
+	thread->armed = nth && thread->fail_nth >= 0;
+	if (thread->armed)
+		fail_nth_write(thread, nth);
+}
+
+/* From here on nothing is made to fail: before what must not, and in the end. */
+static void disarm_thread(struct thread *thread)
+{
+	char text[16] = "";
+
+	if (!thread->armed)
+		return;
+	thread->armed = false;
+	if (pread(thread->fail_nth, text, sizeof(text) - 1, 0) < 0)
+		lost(thread, "fail-nth cannot be read: %m");
+	thread->injected = atoi(text) == 0;
+	if (!thread->injected)
+		fail_nth_write(thread, 0);
+}
+
+/* The model */
+
+static struct area *area_of(struct thread *thread, const struct draw *draw)
+{
+	return &thread->process->areas[draw->area];
+}
+
+static unsigned char *memory_of(struct thread *thread, const struct draw *draw)
+{
+	return area_of(thread, draw)->memory + draw->first * PAGE;
+}
+
+static bool is_anonymous(const struct area *area)
+{
+	return area->kind == AREA_HUGE || area->kind == AREA_PLAIN;
+}
+
+/* What a word is that nobody has written, or after MADV_DONTNEED. */
+static uint64_t initial_word(const struct area *area, unsigned long page,
+			     unsigned long word)
+{
+	if (area->kind != AREA_FILE)
+		return 0;
+	return pattern(7, page * PAGE + word * sizeof(uint64_t));
+}
+
+static void lock_blocks(struct thread *thread, const struct draw *draw, bool write)
+{
+	struct area *area = area_of(thread, draw);
+	unsigned long block = draw->first / BLOCK_PAGES;
+	unsigned long last = (draw->first + draw->npages - 1) / BLOCK_PAGES;
+
+	/* In ascending order, as everybody does. */
+	for (; !thread->alone && block <= last; block++) {
+		if (write)
+			pthread_rwlock_wrlock(&area->blocks[block]);
+		else
+			pthread_rwlock_rdlock(&area->blocks[block]);
+	}
+}
+
+static void unlock_blocks(struct thread *thread, const struct draw *draw)
+{
+	struct area *area = area_of(thread, draw);
+	unsigned long block = draw->first / BLOCK_PAGES;
+	unsigned long last = (draw->first + draw->npages - 1) / BLOCK_PAGES;
+
+	for (; !thread->alone && block <= last; block++)
+		pthread_rwlock_unlock(&area->blocks[block]);
+}
+
+/*
+ * SIGBUS: a failure that is injected into the copy of a CPU fault ends so, or that of
+ * the memory for it. The contents must still be there the next time.
+ */
+static __thread struct {
+	sigjmp_buf *jump;
+	unsigned int tries;
+} sigbus;
+
+static void handle_sigbus(int signal)
+{
+	if (sigbus.jump)
+		siglongjmp(*sigbus.jump, 1);
+	say("# SIGBUS out of nowhere\n");
+	shared->failed = true;
+	_exit(1);
+}
+
+/*
+ * Run @function, again if it raises SIGBUS. It must be such that it may be repeated.
+ */
+static void with_sigbus(struct thread *thread,
+			void (*function)(struct thread *thread,
+					 const struct draw *draw,
+					 struct area *area, void *data),
+			const struct draw *draw, struct area *area, void *data)
+{
+	sigjmp_buf jump;
+
+	sigbus.tries = 0;
+	if (sigsetjmp(jump, 1)) {
+		shared->sigbus++;
+		if (++sigbus.tries > 10000)
+			lost(thread, "SIGBUS again and again");
+		usleep(100);
+	}
+	sigbus.jump = &jump;
+	function(thread, draw, area, data);
+	sigbus.jump = NULL;
+}
+
+/* Others write next to it, and devices do behind the compiler's back. */
+static uint64_t load(const uint64_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+static void store(uint64_t *word, uint64_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
+
+/* How many of my words in a page are wrong, as the CPU sees it now. */
+static unsigned int wrong_words(struct thread *thread, struct area *area,
+				unsigned long page)
+{
+	const uint64_t *memory = (uint64_t *)(area->memory + page * PAGE);
+	uint64_t *shadow = area->shadow + page * WORDS;
+	unsigned int word, count = 0;
+
+	for (word = thread->index; word < WORDS; word += THREADS)
+		count += load(&memory[word]) != shadow[word];
+	return count;
+}
+
+/* All that can be said of it: where it is, and how much more is wrong around it. */
+static void say_loss(struct thread *thread, struct area *area, unsigned long page)
+{
+	struct test_hmm_migrate_page where = {};
+	unsigned long i, count = 0;
+	int ret;
+
+	ret = snapshot(thread->process->devices[0], area->memory + page * PAGE, 1,
+		       &where);
+	say("# page %lu: snapshot %d: where %u flags %u map order %u\n", page, ret,
+	    where.where, where.flags, where.map_order);
+	say("# page %lu: folio order %u index %u, pagemap %#llx\n", page,
+	    where.folio_order, where.folio_index,
+	    (unsigned long long)pagemap_of(area->memory + page * PAGE));
+	say("# page %lu: %u words are wrong now\n", page,
+	    wrong_words(thread, area, page));
+	for (i = 0; i < AREA_PAGES; i++) {
+		if (!wrong_words(thread, area, i))
+			continue;
+		if (!count++)
+			say("# page %lu of area %u is the first one that is wrong\n",
+			    i, area->kind);
+	}
+	say("# %lu pages of area %u are wrong\n", count, area->kind);
+}
+
+/* Compare what is mine of @memory, which stands for page @page of @area. */
+static void compare_page(struct thread *thread, struct area *area,
+			 unsigned long page, const uint64_t *memory,
+			 const char *by)
+{
+	uint64_t *shadow = area->shadow + page * WORDS;
+	unsigned long word;
+	uint64_t value;
+
+	for (word = thread->index; word < WORDS; word += THREADS) {
+		value = load(&memory[word]);
+		if (value == shadow[word])
+			continue;
+		say("# area %u page %lu word %lu is %#llx, should be %#llx, read by %s\n",
+		    area->kind, page, word, (unsigned long long)value,
+		    (unsigned long long)shadow[word], by);
+		say_loss(thread, area, page);
+		lost(thread, "%s reads what is not there", by);
+	}
+	shared->checked += WORDS / THREADS;
+}
+
+static void check_by_cpu(struct thread *thread, const struct draw *draw,
+			 struct area *area, void *data)
+{
+	unsigned long page, stride = *(unsigned long *)data;
+
+	for (page = draw->first; page < draw->first + draw->npages; page += stride)
+		compare_page(thread, area, page,
+			     (uint64_t *)(area->memory + page * PAGE), "the CPU");
+}
+
+/* With the blocks held. */
+static void check_range(struct thread *thread, const struct draw *draw,
+			unsigned long stride)
+{
+	with_sigbus(thread, check_by_cpu, draw, area_of(thread, draw), &stride);
+}
+
+/* A new value for every word of mine, or for one word a page. */
+static void write_by_cpu(struct thread *thread, const struct draw *draw,
+			 struct area *area, void *data)
+{
+	unsigned long page, word, step = *(bool *)data ? THREADS : WORDS;
+	uint64_t *memory, value;
+
+	for (page = draw->first; page < draw->first + draw->npages; page++) {
+		memory = (uint64_t *)(area->memory + page * PAGE);
+		for (word = thread->index; word < WORDS; word += step) {
+			value = draw->random[0] + page * WORDS + word;
+			/* In this order: SIGBUS, or an error, comes before both. */
+			store(&memory[word], value);
+			area->shadow[page * WORDS + word] = value;
+		}
+	}
+}
+
+static void write_range(struct thread *thread, const struct draw *draw, bool all)
+{
+	with_sigbus(thread, write_by_cpu, draw, area_of(thread, draw), &all);
+}
+
+/*
+ * After something that may have taken the contents away, page by page: each page is
+ * what it was, or what nobody has written. Nobody else is in the range. @must: it has.
+ */
+static void resolve_pages(struct thread *thread, const struct draw *draw,
+			  struct area *area, void *data)
+{
+	bool must = *(bool *)data, kept, initial;
+	uint64_t value, *memory, *shadow;
+	unsigned long page, word;
+
+	for (page = draw->first; page < draw->first + draw->npages; page++) {
+		memory = (uint64_t *)(area->memory + page * PAGE);
+		shadow = area->shadow + page * WORDS;
+		/* MADV_FREE may still take it, until somebody writes. */
+		__atomic_fetch_or(memory, 0, __ATOMIC_RELAXED);
+		kept = !must;
+		initial = true;
+		for (word = 0; word < WORDS; word++) {
+			value = load(&memory[word]);
+			kept = kept && value == shadow[word];
+			initial = initial && value == initial_word(area, page, word);
+		}
+		if (!kept && !initial)
+			lost(thread, "area %u page %lu is not old, nor new: %#llx, was %#llx",
+			     area->kind, page, (unsigned long long)load(memory),
+			     (unsigned long long)shadow[0]);
+		for (word = 0; !kept && word < WORDS; word++)
+			shadow[word] = initial_word(area, page, word);
+	}
+	shared->checked += draw->npages * WORDS;
+}
+
+/* Nothing is left to be made to fail here: what is new must be found out. */
+static void resolve_range(struct thread *thread, const struct draw *draw, bool must)
+{
+	disarm_thread(thread);
+	with_sigbus(thread, resolve_pages, draw, area_of(thread, draw), &must);
+}
+
+/* Mapping an area, or a part of it again */
+
+static void register_userfault(struct process *process, struct area *area,
+			       unsigned long first, unsigned long npages)
+{
+	struct uffdio_register argument = {
+		.range = { .start = (uintptr_t)area->memory + first * PAGE,
+			   .len = npages * PAGE },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+
+	/* Somebody may have split the mapping: then there is no wp here. */
+	if (process->userfault >= 0 && is_anonymous(area))
+		ioctl(process->userfault, UFFDIO_REGISTER, &argument);
+}
+
+static bool map_part(struct process *process, struct area *area,
+		     unsigned long first, unsigned long npages)
+{
+	int flags = area->kind == AREA_SHARED ? MAP_SHARED : MAP_PRIVATE;
+	unsigned char *memory = area->memory + first * PAGE;
+	void *mapped;
+
+	if (area->file < 0)
+		flags |= MAP_ANONYMOUS;
+	mapped = mmap(memory, npages * PAGE, PROT_READ | PROT_WRITE,
+		      flags | MAP_FIXED_NOREPLACE, area->file,
+		      area->file < 0 ? 0 : first * PAGE);
+	if (mapped != memory)
+		return false;
+	if (area->kind == AREA_HUGE)
+		madvise(memory, npages * PAGE, MADV_HUGEPAGE);
+	if (area->kind == AREA_PLAIN)
+		madvise(memory, npages * PAGE, MADV_MERGEABLE);
+	register_userfault(process, area, first, npages);
+	return true;
+}
+
+/* What must succeed in the end, for want of memory for the moment at worst. */
+static void insist_on_mapping(struct thread *thread, const struct draw *draw)
+{
+	unsigned int tries = 0;
+
+	disarm_thread(thread);
+	while (!map_part(thread->process, area_of(thread, draw), draw->first,
+			 draw->npages)) {
+		if (++tries > 1000)
+			lost(thread, "cannot map memory again: %m");
+		usleep(1000);
+	}
+}
+
+static void *reserve(size_t size)
+{
+	unsigned char *memory = mmap(NULL, size + TWO_MEG, PROT_NONE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	unsigned char *aligned;
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	aligned = (void *)(((uintptr_t)memory + TWO_MEG - 1) & ~(TWO_MEG - 1));
+	return aligned;
+}
+
+/*
+ * For the model, which is not a part of the test: in small pages, and charged before
+ * the process is under the limit.
+ */
+static void *map_aside(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	madvise(memory, size, MADV_NOHUGEPAGE);
+	memset(memory, 0, size);
+	return memory;
+}
+
+static bool fill_file(int file)
+{
+	unsigned long offset;
+	uint64_t words[WORDS];
+	unsigned int word;
+
+	for (offset = 0; offset < AREA_PAGES * PAGE; offset += PAGE) {
+		for (word = 0; word < WORDS; word++)
+			words[word] = pattern(7, offset + word * sizeof(uint64_t));
+		if (pwrite(file, words, PAGE, offset) != PAGE)
+			return false;
+	}
+	return true;
+}
+
+static bool create_area(struct process *process, enum area_kind kind)
+{
+	struct area *area = &process->areas[kind];
+	size_t size = AREA_PAGES * PAGE;
+	unsigned long i;
+
+	area->kind = kind;
+	area->file = -1;
+	area->memory = reserve(size);
+	area->shadow = map_aside(size);
+	if (!area->memory || !area->shadow)
+		return false;
+	if (kind == AREA_FILE || kind == AREA_SHARED) {
+		area->file = memfd_create("stress", MFD_CLOEXEC);
+		if (area->file < 0 || ftruncate(area->file, size))
+			return false;
+		if (kind == AREA_FILE && !fill_file(area->file))
+			return false;
+	}
+	for (i = 0; i < AREA_PAGES * WORDS; i++)
+		area->shadow[i] = initial_word(area, i / WORDS, i % WORDS);
+	for (i = 0; i < AREA_BLOCKS; i++)
+		pthread_rwlock_init(&area->blocks[i], NULL);
+	munmap(area->memory, size);
+	return map_part(process, area, 0, AREA_PAGES);
+}
+
+/* Operations: 0, a negative errno, or one of these */
+
+#define NOT_DONE	1	/* nothing is wrong, and nothing was done */
+
+static int result(int ret)
+{
+	return ret < 0 ? -errno : 0;
+}
+
+static int device_of(struct thread *thread, uint64_t random)
+{
+	int fd = thread->process->devices[random % DEVICES];
+
+	return fd < 0 ? thread->process->devices[random % 2] : fd;
+}
+
+/* What is accounted for must be what there was. */
+static int migrate_part(struct thread *thread, int fd, unsigned long request,
+			unsigned char *addr, unsigned long npages,
+			unsigned int flags, const uint64_t *random)
+{
+	static const unsigned char hole_orders[] = { 0, 0, 2, 3, 4, 6, 9, 9 };
+	static const unsigned short chunks[] = { 0, 0, 0, 1, 16, 64, 100, 512 };
+	struct test_hmm_migrate_range range = {
+		.size = sizeof(range),
+		.flags = flags,
+		.addr = (uintptr_t)addr,
+		.length = npages * PAGE,
+		.chunk = chunks[random[3] % 8] * PAGE,
+	};
+	int ret, i;
+
+	if (flags & TEST_HMM_MIGRATE_LARGE && request != TEST_HMM_MIGRATE_TO_SYSTEM)
+		range.hole_order = hole_orders[random[3] / 8 % 8];
+	if (request == TEST_HMM_MIGRATE_TO_NODE)
+		range.node = random[3] / 64 % 2;
+	ret = device_ioctl(fd, request, &range);
+	if (ret == -EINVAL || ret == -ENODEV)
+		return ret;
+	/* The kernel could not even tell. */
+	if (ret == -EFAULT && thread->armed && !range.done)
+		return ret;
+	if (sum_of(&range) != (range.done - range.addr) / PAGE ||
+	    range.done > range.addr + range.length)
+		lost(thread, "%llu pages of %llu accounted for, errno %d",
+		     (unsigned long long)sum_of(&range),
+		     (unsigned long long)(range.done - range.addr) / PAGE, -ret);
+	if (!ret && range.done != range.addr + range.length)
+		lost(thread, "success, but not up to the end");
+	for (i = 0; i < TEST_HMM_MIGRATE_FATES; i++)
+		shared->pages[i] += range.pages[i];
+	shared->pages[i] += range.skipped;
+	shared->asked += (range.done - range.addr) / PAGE;
+	return ret;
+}
+
+static unsigned int size_flag(uint64_t random)
+{
+	static const unsigned int flags[] = {
+		0, TEST_HMM_MIGRATE_HUGE, TEST_HMM_MIGRATE_LARGE, TEST_HMM_MIGRATE_LARGE
+	};
+
+	return flags[random % 4];
+}
+
+static unsigned int range_flag(uint64_t random)
+{
+	return (random & 1 ? TEST_HMM_MIGRATE_SKIP_GAPS : 0) |
+	       (random & 14 ? 0 : TEST_HMM_MIGRATE_STOP_NO_MEMORY) |
+	       (random & 112 ? 0 : TEST_HMM_MIGRATE_STOP_ON_ERROR);
+}
+
+static int migrate_drawn(struct thread *thread, const struct draw *draw,
+			 unsigned long request, unsigned int flags)
+{
+	return migrate_part(thread, device_of(thread, draw->random[0]), request,
+			    memory_of(thread, draw), draw->npages,
+			    flags | size_flag(draw->random[1]), draw->random);
+}
+
+static int run_to_device(struct thread *thread, const struct draw *draw)
+{
+	uint64_t random = draw->random[2];
+	unsigned int flags = range_flag(random);
+
+	if (random >> 8 & 1)
+		flags |= TEST_HMM_MIGRATE_SKIP_HOLES;
+	if (!(random >> 9 & 7))
+		flags |= TEST_HMM_MIGRATE_MAKE_ROOM;
+	return migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_DEVICE, flags);
+}
+
+static int run_to_device_bare(struct thread *thread, const struct draw *draw)
+{
+	unsigned int flags = draw->random[2] & 1 ? TEST_HMM_MIGRATE_SKIP_HOLES : 0;
+
+	return migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_DEVICE,
+			     flags | TEST_HMM_MIGRATE_BARE);
+}
+
+static int run_to_system(struct thread *thread, const struct draw *draw)
+{
+	return migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_SYSTEM,
+			     range_flag(draw->random[2]));
+}
+
+static int run_to_system_bare(struct thread *thread, const struct draw *draw)
+{
+	return migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_SYSTEM,
+			     TEST_HMM_MIGRATE_BARE);
+}
+
+static int run_relocate(struct thread *thread, const struct draw *draw)
+{
+	unsigned int flags = TEST_HMM_MIGRATE_RELOCATE;
+
+	if (draw->random[2] & 128)
+		flags |= TEST_HMM_MIGRATE_BARE;
+	else
+		flags |= range_flag(draw->random[2]);
+	return migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_DEVICE, flags);
+}
+
+static int run_to_node(struct thread *thread, const struct draw *draw)
+{
+	unsigned int flags = range_flag(draw->random[2]);
+
+	if (draw->random[2] & 256)
+		flags |= TEST_HMM_MIGRATE_SKIP_HOLES;
+	return migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_NODE, flags);
+}
+
+static int run_by_engine(struct thread *thread, const struct draw *draw)
+{
+	static const unsigned long requests[] = {
+		TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_TO_DEVICE,
+		TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_TO_NODE,
+	};
+
+	return migrate_drawn(thread, draw, requests[draw->random[2] / 256 % 4],
+			     TEST_HMM_MIGRATE_ENGINE | range_flag(draw->random[2]));
+}
+
+static int run_evict(struct thread *thread, const struct draw *draw)
+{
+	struct test_hmm_migrate_evict argument;
+
+	return evict(device_of(thread, draw->random[0]), &argument);
+}
+
+/* Compare what is mine of what was read to thread->buffer. */
+static void compare_buffer(struct thread *thread, const struct draw *draw,
+			   unsigned long npages, const char *by)
+{
+	unsigned long i;
+
+	for (i = 0; i < npages; i++)
+		compare_page(thread, area_of(thread, draw), draw->first + i,
+			     (uint64_t *)(thread->buffer + i * PAGE), by);
+}
+
+static int run_device_read(struct thread *thread, const struct draw *draw)
+{
+	struct test_hmm_migrate_access access;
+	int ret;
+
+	lock_blocks(thread, draw, false);
+	ret = access_memory(device_of(thread, draw->random[0]),
+			    TEST_HMM_MIGRATE_READ, memory_of(thread, draw),
+			    draw->npages * PAGE, thread->buffer, &access);
+	compare_buffer(thread, draw, access.done / PAGE, "a device");
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+/* One word of mine in each of some pages. */
+static int run_device_write_words(struct thread *thread, const struct draw *draw)
+{
+	unsigned long page, end = draw->first + draw->npages, word;
+	struct area *area = area_of(thread, draw);
+	struct test_hmm_migrate_access access;
+	uint64_t value;
+	int ret = 0;
+
+	word = draw->random[1] % (WORDS / THREADS) * THREADS + thread->index;
+	lock_blocks(thread, draw, false);
+	for (page = draw->first; !ret && page < end; page += 1 + draw->npages / 8) {
+		value = draw->random[2] + page;
+		ret = access_memory(device_of(thread, draw->random[0]),
+				    TEST_HMM_MIGRATE_WRITE,
+				    area->memory + page * PAGE + word * sizeof(value),
+				    sizeof(value), &value, &access);
+		if (access.done)
+			area->shadow[page * WORDS + word] = value;
+	}
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+/* All of the range, also what others own. */
+static int run_device_write(struct thread *thread, const struct draw *draw)
+{
+	struct area *area = area_of(thread, draw);
+	struct test_hmm_migrate_access access;
+	uint64_t *words = (uint64_t *)thread->buffer;
+	unsigned long i;
+	int ret;
+
+	for (i = 0; i < draw->npages * WORDS; i++)
+		words[i] = draw->random[1] + i * 3;
+	lock_blocks(thread, draw, true);
+	ret = access_memory(device_of(thread, draw->random[0]),
+			    TEST_HMM_MIGRATE_WRITE, memory_of(thread, draw),
+			    draw->npages * PAGE, words, &access);
+	memcpy(area->shadow + draw->first * WORDS, words, access.done);
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+static int run_write(struct thread *thread, const struct draw *draw)
+{
+	lock_blocks(thread, draw, false);
+	write_range(thread, draw, draw->npages <= 64);
+	unlock_blocks(thread, draw);
+	return 0;
+}
+
+static int run_snapshot(struct thread *thread, const struct draw *draw)
+{
+	struct test_hmm_migrate_page *pages = (void *)thread->buffer;
+	unsigned long i;
+	int ret;
+
+	ret = snapshot(device_of(thread, draw->random[0]), memory_of(thread, draw),
+		       draw->npages, pages);
+	for (i = 0; !ret && i < draw->npages; i++)
+		if (pages[i].where > TEST_HMM_MIGRATE_EXCLUSIVE ||
+		    pages[i].folio_order > TEST_HMM_MIGRATE_MAX_ORDER + 1)
+			lost(thread, "page %lu of a snapshot makes no sense", i);
+	return ret;
+}
+
+static int run_take(struct thread *thread, const struct draw *draw)
+{
+	unsigned long npages = draw->npages > 64 ? 64 : draw->npages;
+	long taken;
+
+	lock_blocks(thread, draw, false);
+	taken = take(device_of(thread, draw->random[0]), memory_of(thread, draw),
+		     npages);
+	unlock_blocks(thread, draw);
+	return taken < 0 ? taken : 0;
+}
+
+static int run_hold(struct thread *thread, const struct draw *draw)
+{
+	struct test_hmm_migrate_hold hold = {
+		.size = sizeof(hold),
+		.flags = draw->random[2] & 1 ? TEST_HMM_MIGRATE_HOLD_MIGRATION : 0,
+		.addr = (uintptr_t)memory_of(thread, draw),
+		.length = draw->npages * PAGE,
+		.usec = draw->random[1] % 2000,
+	};
+
+	return device_ioctl(device_of(thread, draw->random[0]),
+			    TEST_HMM_MIGRATE_HOLD, &hold);
+}
+
+static int run_cancel(struct thread *thread, const struct draw *draw)
+{
+	struct test_hmm_migrate_cancel cancel = { .size = sizeof(cancel) };
+
+	return device_ioctl(device_of(thread, draw->random[0]),
+			    TEST_HMM_MIGRATE_CANCEL, &cancel);
+}
+
+static int run_fault_order(struct thread *thread, const struct draw *draw)
+{
+	struct test_hmm_migrate_fault_order argument = {
+		.size = sizeof(argument),
+		.flags = draw->random[1] & 1 ? TEST_HMM_MIGRATE_FAULT_BARE : 0,
+		.order = draw->random[2] & 1 ? TEST_HMM_MIGRATE_MAX_ORDER :
+			 draw->random[2] / 2 % (TEST_HMM_MIGRATE_MAX_ORDER + 1),
+	};
+
+	return device_ioctl(device_of(thread, draw->random[0]),
+			    TEST_HMM_MIGRATE_FAULT_ORDER, &argument);
+}
+
+/* Failures of the device, for whoever comes next. */
+static int run_inject(struct thread *thread, const struct draw *draw)
+{
+	return inject_order(device_of(thread, draw->random[0]),
+			    draw->random[1] % TEST_HMM_MIGRATE_NR_FAIL,
+			    draw->random[1] & 256 ? draw->random[1] / 512 % 10 : 0,
+			    1 + draw->random[2] % 16, 1 + draw->random[3] % 8);
+}
+
+/* Another open file of the device, which comes and goes. */
+static int run_reopen(struct thread *thread, const struct draw *draw)
+{
+	int fd = open_device(draw->random[0] % 2), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = migrate_part(thread, fd, TEST_HMM_MIGRATE_TO_DEVICE,
+			   memory_of(thread, draw), draw->npages,
+			   size_flag(draw->random[1]), draw->random);
+	close(fd);
+	return ret;
+}
+
+/* fork(): what the child has is what there was, and what it does is its own. */
+
+static void child_write(struct thread *thread, const struct draw *draw, int fd)
+{
+	struct draw other = *draw;
+
+	other.random[0] = ~draw->random[0];
+	write_range(thread, &other, true);
+	migrate_part(thread, fd, TEST_HMM_MIGRATE_TO_SYSTEM, memory_of(thread, draw),
+		     draw->npages, size_flag(draw->random[2]), draw->random);
+	check_range(thread, draw, 1);
+}
+
+static __noreturn void
+child_of_fork(struct thread *thread, const struct draw *draw, bool forever)
+{
+	struct area *area = area_of(thread, draw);
+	int fd;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	thread->alone = true;
+	thread->armed = false;
+	/* What is shared goes on to change. */
+	if (area->kind != AREA_SHARED)
+		check_range(thread, draw, 1);
+	fd = open_device(draw->random[0] % 2);
+	do {
+		if (fd >= 0)
+			migrate_part(thread, fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				     memory_of(thread, draw), draw->npages,
+				     size_flag(draw->random[1]), draw->random);
+		if (fd >= 0 && area->kind != AREA_SHARED)
+			child_write(thread, draw, fd);
+	} while (forever);
+	_exit(0);
+}
+
+static int run_fork(struct thread *thread, const struct draw *draw)
+{
+	int status = 0;
+	pid_t pid;
+
+	/* What is mine changes for nobody else, and nobody hides it from children. */
+	lock_blocks(thread, draw, false);
+	pid = fork();
+	if (!pid)
+		child_of_fork(thread, draw, false);
+	if (pid > 0)
+		check_range(thread, draw, 1);
+	unlock_blocks(thread, draw);
+	if (pid < 0)
+		return -errno;
+	disarm_thread(thread);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			lost(thread, "waitpid: %m");
+	if (!WIFEXITED(status) || WEXITSTATUS(status))
+		lost(thread, "a child ended with %#x", status);
+	return 0;
+}
+
+static int run_kill(struct thread *thread, const struct draw *draw)
+{
+	int status = 0;
+	pid_t pid;
+
+	lock_blocks(thread, draw, false);
+	pid = fork();
+	if (!pid)
+		child_of_fork(thread, draw, true);
+	unlock_blocks(thread, draw);
+	if (pid < 0)
+		return -errno;
+	disarm_thread(thread);
+	usleep(draw->random[3] % 20000);
+	kill(pid, SIGKILL);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			lost(thread, "waitpid: %m");
+	if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+		lost(thread, "a child that was to be killed ended with %#x", status);
+	return 0;
+}
+
+/* What takes contents away */
+
+static int run_munmap(struct thread *thread, const struct draw *draw)
+{
+	struct area *area = area_of(thread, draw);
+	int ret;
+
+	lock_blocks(thread, draw, true);
+	ret = result(munmap(memory_of(thread, draw), draw->npages * PAGE));
+	if (!ret) {
+		if (draw->random[1] & 1)
+			migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_DEVICE, 0);
+		insist_on_mapping(thread, draw);
+		/* The file has what was shared. */
+		resolve_range(thread, draw, area->kind != AREA_SHARED);
+	} else {
+		resolve_range(thread, draw, false);
+	}
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+static int advise(struct thread *thread, const struct draw *draw, int advice)
+{
+	return result(madvise(memory_of(thread, draw), draw->npages * PAGE, advice));
+}
+
+static int run_dontneed(struct thread *thread, const struct draw *draw)
+{
+	struct area *area = area_of(thread, draw);
+	int ret;
+
+	lock_blocks(thread, draw, true);
+	ret = advise(thread, draw, draw->random[1] & 1 ? MADV_DONTNEED :
+						       MADV_DONTNEED_LOCKED);
+	resolve_range(thread, draw, !ret && area->kind != AREA_SHARED);
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+static int run_free(struct thread *thread, const struct draw *draw)
+{
+	int ret;
+
+	lock_blocks(thread, draw, true);
+	ret = advise(thread, draw, MADV_FREE);
+	if (!ret && draw->random[2] & 1)
+		migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_DEVICE, 0);
+	resolve_range(thread, draw, false);
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+static int run_remove(struct thread *thread, const struct draw *drawn)
+{
+	struct draw draw = *drawn;
+	int ret;
+
+	draw.area = AREA_SHARED;
+	lock_blocks(thread, &draw, true);
+	ret = advise(thread, &draw, MADV_REMOVE);
+	resolve_range(thread, &draw, !ret);
+	unlock_blocks(thread, &draw);
+	return ret;
+}
+
+/* Away and back; at the other place all of it is compared, and migrated. */
+static int run_mremap(struct thread *thread, const struct draw *draw)
+{
+	struct area *area = area_of(thread, draw), moved = *area;
+	size_t size = draw->npages * PAGE;
+	void *memory = memory_of(thread, draw), *there;
+	unsigned long stride = 1;
+	unsigned int tries = 0;
+	int ret = 0;
+
+	there = thread->scratch + (draw->random[1] & 1 ? draw->first * PAGE : 0);
+	lock_blocks(thread, draw, true);
+	if (mremap(memory, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, there) != there) {
+		ret = -errno;
+		/* It may have unmapped what was there, and no more. */
+		check_range(thread, draw, 1);
+		goto out;
+	}
+	if (draw->random[2] & 1)
+		migrate_part(thread, device_of(thread, draw->random[0]),
+			     TEST_HMM_MIGRATE_TO_DEVICE, there, draw->npages,
+			     size_flag(draw->random[1]), draw->random);
+	moved.memory = (unsigned char *)there - draw->first * PAGE;
+	with_sigbus(thread, check_by_cpu, draw, &moved, &stride);
+	disarm_thread(thread);
+	while (mremap(there, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, memory) !=
+	       memory) {
+		if (++tries > 1000)
+			lost(thread, "cannot move memory back: %m");
+		usleep(1000);
+	}
+	register_userfault(thread->process, area, draw->first, draw->npages);
+	check_range(thread, draw, 1);
+out:
+	disarm_thread(thread);
+	mmap(there, size, PROT_NONE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+static void insist_on_access(struct thread *thread, const struct draw *draw)
+{
+	unsigned int tries = 0;
+
+	disarm_thread(thread);
+	while (mprotect(memory_of(thread, draw), draw->npages * PAGE,
+			PROT_READ | PROT_WRITE)) {
+		if (++tries > 1000)
+			lost(thread, "cannot make memory writable again: %m");
+		usleep(1000);
+	}
+}
+
+static int run_mprotect(struct thread *thread, const struct draw *draw)
+{
+	int protection = draw->random[1] & 1 ? PROT_READ : PROT_NONE;
+	struct test_hmm_migrate_access access;
+	int ret, wrote;
+
+	lock_blocks(thread, draw, true);
+	ret = result(mprotect(memory_of(thread, draw), draw->npages * PAGE,
+			      protection));
+	if (!ret && draw->random[1] & 2)
+		migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_DEVICE, 0);
+	if (!ret && draw->random[1] & 4) {
+		wrote = access_memory(device_of(thread, draw->random[0]),
+				      TEST_HMM_MIGRATE_WRITE, memory_of(thread, draw),
+				      PAGE, thread->buffer, &access);
+		if (!wrote || access.done)
+			lost(thread, "a device has written what is read-only");
+	}
+	insist_on_access(thread, draw);
+	check_range(thread, draw, 1);
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+/* What moves, or changes how memory is kept */
+
+static int run_mlock(struct thread *thread, const struct draw *draw)
+{
+	void *memory = memory_of(thread, draw);
+	size_t size = draw->npages * PAGE;
+
+	if (draw->random[1] & 1)
+		return result(munlock(memory, size));
+	if (draw->random[1] & 2)
+		return result(mlock2(memory, size, MLOCK_ONFAULT));
+	return result(mlock(memory, size));
+}
+
+static int run_pageout(struct thread *thread, const struct draw *draw)
+{
+	return advise(thread, draw, MADV_PAGEOUT);
+}
+
+static int run_cold(struct thread *thread, const struct draw *draw)
+{
+	return advise(thread, draw, MADV_COLD);
+}
+
+static int run_populate(struct thread *thread, const struct draw *draw)
+{
+	return advise(thread, draw, draw->random[1] & 1 ? MADV_POPULATE_READ :
+							MADV_POPULATE_WRITE);
+}
+
+static int run_collapse(struct thread *thread, const struct draw *drawn)
+{
+	struct draw draw = *drawn;
+
+	/* Less than a huge page is nothing to it. */
+	draw.first = 0;
+	draw.npages = AREA_PAGES;
+	return advise(thread, &draw, MADV_COLLAPSE);
+}
+
+static int run_hugepage(struct thread *thread, const struct draw *draw)
+{
+	return advise(thread, draw, draw->random[1] & 1 ? MADV_HUGEPAGE :
+							MADV_NOHUGEPAGE);
+}
+
+static int run_mergeable(struct thread *thread, const struct draw *draw)
+{
+	return advise(thread, draw, draw->random[1] & 3 ? MADV_MERGEABLE :
+							MADV_UNMERGEABLE);
+}
+
+static int run_other_advice(struct thread *thread, const struct draw *draw)
+{
+	static const int kinds[] = {
+		MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED,
+		MADV_DONTDUMP, MADV_DODUMP,
+	};
+
+	return advise(thread, draw, kinds[draw->random[1] % 6]);
+}
+
+/* For a moment in which nobody forks who wants to find it in the child. */
+static int run_fork_advice(struct thread *thread, const struct draw *draw)
+{
+	bool wipe = draw->random[1] & 1;
+	unsigned int tries = 0;
+	int ret;
+
+	lock_blocks(thread, draw, true);
+	ret = advise(thread, draw, wipe ? MADV_WIPEONFORK : MADV_DONTFORK);
+	if (draw->random[2] & 1)
+		migrate_drawn(thread, draw, TEST_HMM_MIGRATE_TO_DEVICE, 0);
+	disarm_thread(thread);
+	/* WIPEONFORK is for private anonymous memory only. */
+	while (advise(thread, draw, wipe ? MADV_KEEPONFORK : MADV_DOFORK) == -ENOMEM) {
+		if (++tries > 1000)
+			lost(thread, "cannot take an advice back");
+		usleep(1000);
+	}
+	unlock_blocks(thread, draw);
+	return ret;
+}
+
+/*
+ * What is pinned stays where it is: what is written to memory meanwhile is seen
+ * through the pin.
+ */
+static int run_pin(struct thread *thread, const struct draw *drawn)
+{
+	struct pin_longterm_test argument = {};
+	struct draw draw = *drawn;
+	uint64_t to = (uintptr_t)thread->buffer;
+	int ret;
+
+	if (thread->gup < 0 || atomic_exchange(&shared->pins, true))
+		return NOT_DONE;
+	if (draw.npages > 64)
+		draw.npages = 64;
+	argument.addr = (uintptr_t)memory_of(thread, &draw);
+	argument.size = draw.npages * PAGE;
+	argument.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE |
+		(draw.random[1] & 1 ? PIN_LONGTERM_TEST_FLAG_USE_FAST : 0);
+	lock_blocks(thread, &draw, false);
+	ret = device_ioctl(thread->gup, PIN_LONGTERM_TEST_START, &argument);
+	disarm_thread(thread);
+	if (!ret) {
+		write_range(thread, &draw, false);
+		usleep(draw.random[2] % 4000);
+		ret = device_ioctl(thread->gup, PIN_LONGTERM_TEST_READ, &to);
+		if (!ret)
+			compare_buffer(thread, &draw, draw.npages, "a pin");
+		ioctl(thread->gup, PIN_LONGTERM_TEST_STOP);
+	}
+	shared->pins = false;
+	unlock_blocks(thread, &draw);
+	return ret;
+}
+
+/* A pipe has references for a while. */
+static int run_vmsplice(struct thread *thread, const struct draw *draw)
+{
+	struct iovec iov = {
+		.iov_base = memory_of(thread, draw),
+		.iov_len = (draw->npages > 16 ? 16 : draw->npages) * PAGE,
+	};
+	int fds[2], ret;
+
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK))
+		return -errno;
+	ret = result(vmsplice(fds[1], &iov, 1, 0));
+	usleep(draw->random[1] % 2000);
+	close(fds[0]);
+	close(fds[1]);
+	return ret;
+}
+
+static int run_write_protect(struct thread *thread, const struct draw *draw)
+{
+	struct uffdio_writeprotect argument = {
+		.range = { .start = (uintptr_t)memory_of(thread, draw),
+			   .len = draw->npages * PAGE },
+		.mode = draw->random[1] & 3 ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	if (thread->process->userfault < 0)
+		return NOT_DONE;
+	return device_ioctl(thread->process->userfault, UFFDIO_WRITEPROTECT,
+			    &argument);
+}
+
+/* Both blocks in the order of everybody's. */
+static void lock_two(struct thread *thread, const struct draw *one,
+		     const struct draw *two)
+{
+	bool in_order = one->area < two->area ||
+			(one->area == two->area && one->first < two->first);
+
+	lock_blocks(thread, in_order ? one : two, true);
+	lock_blocks(thread, in_order ? two : one, true);
+}
+
+static void moved_by_userfault(struct thread *thread, const struct draw *from,
+			       const struct draw *to, unsigned long npages)
+{
+	uint64_t *shadow_from = area_of(thread, from)->shadow + from->first * WORDS;
+	uint64_t *shadow_to = area_of(thread, to)->shadow + to->first * WORDS;
+
+	memcpy(shadow_to, shadow_from, npages * PAGE);
+	memset(shadow_from, 0, npages * PAGE);
+}
+
+/* From one half of the area to the other. */
+static int run_userfault_move(struct thread *thread, const struct draw *drawn)
+{
+	struct draw from = *drawn, to;
+	struct uffdio_move argument;
+	int ret;
+
+	if (thread->process->userfault < 0)
+		return NOT_DONE;
+	from.area %= 2;
+	from.first %= AREA_PAGES / 2;
+	/* Of one mapping, which others split. */
+	if (from.npages > 16 && drawn->random[2] & 3)
+		from.npages = 16;
+	if (from.npages > AREA_PAGES / 2 - from.first)
+		from.npages = AREA_PAGES / 2 - from.first;
+	to = from;
+	*(drawn->random[1] & 1 ? &to.first : &from.first) += AREA_PAGES / 2;
+
+	lock_two(thread, &from, &to);
+	ret = advise(thread, &to, MADV_DONTNEED);
+	if (ret) {
+		resolve_range(thread, &to, false);
+		goto out;
+	}
+	memset(area_of(thread, &to)->shadow + to.first * WORDS, 0, to.npages * PAGE);
+	argument = (struct uffdio_move) {
+		.dst = (uintptr_t)memory_of(thread, &to),
+		.src = (uintptr_t)memory_of(thread, &from),
+		.len = from.npages * PAGE,
+		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+	};
+	ret = device_ioctl(thread->process->userfault, UFFDIO_MOVE, &argument);
+	if (!ret)
+		argument.move = argument.len;
+	if (argument.move > 0)
+		moved_by_userfault(thread, &from, &to, argument.move / PAGE);
+	check_range(thread, &from, 1);
+	check_range(thread, &to, 1);
+out:
+	disarm_thread(thread);
+	unlock_blocks(thread, &from);
+	unlock_blocks(thread, &to);
+	return ret;
+}
+
+/* The system around it */
+
+static int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = result(write(fd, text, strlen(text)));
+	close(fd);
+	return ret;
+}
+
+static int run_reclaim(struct thread *thread, const struct draw *draw)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%lluK",
+		 16 + (unsigned long long)draw->random[1] % 512);
+	return write_text(CGROUP "memory.reclaim", text);
+}
+
+static int run_limit(struct thread *thread, const struct draw *draw)
+{
+	static const char * const limits[] = { "32M", "48M", "max", "max" };
+
+	return write_text(CGROUP "memory.high", limits[draw->random[1] % 4]);
+}
+
+static int run_settings(struct thread *thread, const struct draw *draw)
+{
+	static const char * const sizes[] = {
+		"16", "32", "64", "128", "256", "512", "1024", "2048",
+	};
+	static const char * const choices[] = {
+		"always", "madvise", "never", "inherit",
+	};
+	static const char * const naps[] = { "0", "0", "20", "10000" };
+	char path[128];
+
+	switch (draw->random[1] % 4) {
+	case 0:
+		return write_text(THP "enabled", choices[draw->random[2] % 3]);
+	case 1:
+		return write_text(THP "khugepaged/scan_sleep_millisecs",
+				  naps[draw->random[2] % 4]);
+	default:
+		snprintf(path, sizeof(path), THP "hugepages-%skB/enabled",
+			 sizes[draw->random[2] % 8]);
+		return write_text(path, choices[draw->random[3] % 4]);
+	}
+}
+
+static int run_hotplug(struct thread *thread, const struct draw *draw)
+{
+	static const char path[] = "/sys/devices/system/cpu/cpu%d/online";
+	char name[64];
+	int ret;
+
+	if (get_nprocs_conf() < 2 || atomic_exchange(&shared->hotplug, true))
+		return NOT_DONE;
+	snprintf(name, sizeof(name), path, get_nprocs_conf() - 1);
+	ret = write_text(name, draw->random[1] & 1 ? "1" : "0");
+	shared->hotplug = false;
+	/* It is so already. */
+	return ret == -EINVAL ? NOT_DONE : ret;
+}
+
+static int run_move_pages(struct thread *thread, const struct draw *draw)
+{
+	unsigned long count = draw->npages > 64 ? 64 : draw->npages, i;
+	int nodes[64], status[64];
+	void *pages[64];
+
+	for (i = 0; i < count; i++) {
+		pages[i] = memory_of(thread, draw) + i * PAGE;
+		nodes[i] = draw->random[1] % 2;
+	}
+	return result(syscall(__NR_move_pages, 0, count, pages, nodes, status,
+			      MPOL_MF_MOVE));
+}
+
+/* What /proc tells, and its ways to write. */
+static int run_proc(struct thread *thread, const struct draw *draw)
+{
+	static const char * const files[] = {
+		"/proc/self/smaps", "/proc/self/numa_maps",
+		"/proc/self/smaps_rollup", "/proc/self/clear_refs",
+		"/proc/self/pagemap", "/proc/sys/vm/stat_refresh",
+	};
+	unsigned int which = draw->random[1] % 6;
+	off_t offset = (uintptr_t)memory_of(thread, draw) / PAGE * 8;
+	int fd, ret = 0;
+
+	if (which == 3)
+		return write_text(files[which], draw->random[2] & 1 ?
+						CLEAR_SOFT_DIRTY : CLEAR_REFERENCED);
+	fd = open(files[which], O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (which == 4)
+		ret = result(pread(fd, thread->buffer, draw->npages * 8, offset));
+	else
+		while ((ret = read(fd, thread->buffer, AREA_PAGES * PAGE)) > 0)
+			;
+	ret = result(ret);
+	close(fd);
+	return ret;
+}
+
+/* By way of the kernel, as ptrace() does. */
+static int run_proc_mem(struct thread *thread, const struct draw *draw)
+{
+	int fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+	ssize_t done;
+
+	if (fd < 0)
+		return -errno;
+	lock_blocks(thread, draw, false);
+	done = pread(fd, thread->buffer, draw->npages * PAGE,
+		     (uintptr_t)memory_of(thread, draw));
+	if (done > 0)
+		compare_buffer(thread, draw, done / PAGE, "/proc/self/mem");
+	unlock_blocks(thread, draw);
+	close(fd);
+	return result(done);
+}
+
+static int run_compact(struct thread *thread, const struct draw *draw)
+{
+	if (draw->random[1] & 1)
+		return write_text("/proc/sys/vm/drop_caches", "3");
+	return write_text("/sys/devices/system/node/node0/compact", "1");
+}
+
+/* The list */
+
+/* Errors that a migration may end with, and still have lost nothing. */
+#define MIGRATE_ERRORS	{ EFAULT, ENOMEM, EIO, ECANCELED, EOPNOTSUPP }
+
+static const struct kind {
+	const char *name;
+	unsigned int weight;
+	int (*run)(struct thread *thread, const struct draw *draw);
+	int errors[7];
+} kinds[] = {
+	{ "to_device", 110, run_to_device, MIGRATE_ERRORS },
+	{ "to_device_bare", 80, run_to_device_bare, MIGRATE_ERRORS },
+	{ "to_system", 60, run_to_system, MIGRATE_ERRORS },
+	{ "to_system_bare", 40, run_to_system_bare, MIGRATE_ERRORS },
+	{ "relocate", 20, run_relocate, MIGRATE_ERRORS },
+	{ "to_node", 40, run_to_node, MIGRATE_ERRORS },
+	{ "by_engine", 20, run_by_engine, MIGRATE_ERRORS },
+	{ "reopen", 12, run_reopen, MIGRATE_ERRORS },
+	{ "evict", 12, run_evict, { ENOMEM } },
+	{ "device_read", 50, run_device_read, { EFAULT, EBUSY } },
+	{ "device_write", 30, run_device_write, { EFAULT, EBUSY } },
+	{ "device_write_words", 40, run_device_write_words, { EFAULT, EBUSY } },
+	{ "write", 70, run_write },
+	{ "snapshot", 15, run_snapshot, { EBUSY, EFAULT } },
+	{ "take", 15, run_take, { EFAULT, EBUSY, ENOMEM } },
+	{ "hold", 12, run_hold, { EFAULT, EOPNOTSUPP } },
+	{ "cancel", 12, run_cancel },
+	{ "fault_order", 12, run_fault_order },
+	{ "inject", 30, run_inject },
+	{ "fork", 13, run_fork, { EAGAIN } },
+	{ "kill", 13, run_kill, { EAGAIN } },
+	{ "munmap", 20, run_munmap },
+	{ "dontneed", 20, run_dontneed, { EINVAL } },
+	{ "free", 20, run_free, { EINVAL } },
+	{ "remove", 12, run_remove, { EINVAL } },
+	{ "mremap", 20, run_mremap, { EFAULT } },
+	{ "mprotect", 25, run_mprotect },
+	{ "mlock", 15, run_mlock, { EAGAIN } },
+	{ "pageout", 25, run_pageout, { EINVAL } },
+	{ "cold", 12, run_cold, { EINVAL } },
+	{ "populate", 15, run_populate, { EFAULT, EINVAL } },
+	{ "collapse", 15, run_collapse, { EINVAL, EBUSY, EAGAIN, ENOMEM } },
+	{ "hugepage", 12, run_hugepage },
+	{ "mergeable", 12, run_mergeable },
+	{ "other_advice", 12, run_other_advice, { EBADF } },
+	{ "fork_advice", 12, run_fork_advice, { EINVAL } },
+	{ "pin", 20, run_pin, { EFAULT, EBUSY } },
+	{ "vmsplice", 12, run_vmsplice, { EFAULT, EAGAIN } },
+	{ "write_protect", 20, run_write_protect, { ENOENT, EAGAIN } },
+	{ "userfault_move", 15, run_userfault_move,
+	  { ENOENT, EAGAIN, EBUSY, EINVAL, EEXIST, EFAULT } },
+	{ "reclaim", 12, run_reclaim, { EAGAIN } },
+	{ "limit", 12, run_limit },
+	{ "settings", 12, run_settings },
+	{ "hotplug", 12, run_hotplug, { EBUSY } },
+	{ "move_pages", 12, run_move_pages, { EFAULT, ENOENT } },
+	{ "proc", 15, run_proc, { EINVAL } },
+	{ "proc_mem", 15, run_proc_mem, { EFAULT, EIO } },
+	{ "compact", 12, run_compact },
+};
+
+#define NR_KINDS	ARRAY_SIZE(kinds)
+
+static const char *kind_name(unsigned int kind)
+{
+	return kinds[kind].name;
+}
+
+static unsigned int weights[NR_KINDS], total_weight;
+
+/* All of them, or those of the environment, to look for what one of them breaks. */
+static void set_weights(void)
+{
+	const char *chosen = getenv("HMM_MIGRATE_KINDS"), *name;
+	unsigned int kind;
+	size_t length;
+
+	total_weight = 0;
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		length = strlen(kinds[kind].name);
+		for (name = chosen; name && *name; name += strspn(name, " ")) {
+			if (strcspn(name, " ") == length &&
+			    !strncmp(name, kinds[kind].name, length))
+				break;
+			name += strcspn(name, " ");
+		}
+		weights[kind] = !chosen || *name ? kinds[kind].weight : 0;
+		total_weight += weights[kind];
+	}
+}
+
+static unsigned int draw_kind(uint64_t *random)
+{
+	unsigned int kind, ticket = next_random(random) % total_weight;
+
+	for (kind = 0; ticket >= weights[kind]; kind++)
+		ticket -= weights[kind];
+	return kind;
+}
+
+/* Mostly little, sometimes all of an area, which is a huge page. */
+static void draw_range(uint64_t *random, struct draw *draw)
+{
+	static const unsigned long at_most[] = { 1, 2, 2, 4, 4, 8, 16, 64 };
+	uint64_t number = next_random(random);
+
+	if (number >> 40 & 127) {
+		draw->npages = 1 + number / 256 % at_most[number / 16 % 8];
+	} else if (number >> 47 & 1) {
+		draw->npages = 1 + number / 256 % AREA_PAGES;
+	} else {
+		draw->first = 0;
+		draw->npages = AREA_PAGES;
+		return;
+	}
+	number = next_random(random);
+	draw->first = number % (AREA_PAGES - draw->npages + 1);
+	/* So that folios lie in it whole. */
+	if (number >> 32 & 1) {
+		while (draw->npages & (draw->npages - 1))
+			draw->npages &= draw->npages - 1;
+		draw->first -= draw->first % draw->npages;
+	}
+}
+
+/* The same numbers are taken whatever becomes of the operation. */
+static void draw_operation(struct thread *thread, struct draw *draw)
+{
+	/* The areas that migrate are more interesting. */
+	static const unsigned char areas[] = {
+		AREA_HUGE, AREA_HUGE, AREA_HUGE, AREA_PLAIN, AREA_PLAIN, AREA_PLAIN,
+		AREA_FILE, AREA_SHARED,
+	};
+	uint64_t number;
+	unsigned int i;
+
+	draw->kind = draw_kind(&thread->random);
+	number = next_random(&thread->random);
+	draw->area = areas[number % 8];
+	draw->nth = 0;
+	/* A failure for two of five, most of them among the first. */
+	if (number / 8 % 5 < 2)
+		draw->nth = 1 + (number >> 16) % (number >> 8 & 3 ? 12 : 120);
+	draw_range(&thread->random, draw);
+	for (i = 0; i < 4; i++)
+		draw->random[i] = next_random(&thread->random);
+	thread->hash = thread->hash * 0x100000001b3ull ^ draw->kind ^
+		       draw->random[0] ^ draw->first << 32 ^ draw->npages;
+	thread->history[thread->drawn++ % HISTORY] = *draw;
+}
+
+static bool is_expected(const struct thread *thread, const struct kind *kind, int error)
+{
+	unsigned int i;
+
+	/* What is injected is want of memory, and has many names. */
+	if (error == ENOMEM)
+		return true;
+	if (thread->injected && (error == EFAULT || error == EAGAIN || error == ENFILE ||
+				 error == ENOENT || error == EBUSY || error == EIO))
+		return true;
+	for (i = 0; i < 7; i++)
+		if (kind->errors[i] && kind->errors[i] == error)
+			return true;
+	return false;
+}
+
+static unsigned long now_usec(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static void operate(struct thread *thread)
+{
+	const struct kind *kind;
+	unsigned long before;
+	struct draw draw;
+	int ret;
+
+	draw_operation(thread, &draw);
+	kind = &kinds[draw.kind];
+	shared->draws[draw.kind]++;
+	before = now_usec();
+	arm(thread, draw.nth);
+	ret = kind->run(thread, &draw);
+	disarm_thread(thread);
+	shared->usec[draw.kind] += now_usec() - before;
+	shared->done[draw.kind] += !ret;
+	shared->injected[draw.kind] += thread->injected;
+	if (ret < 0 && !is_expected(thread, kind, -ret))
+		lost(thread, "%s: %s", kind->name, strerror(-ret));
+
+	/* Plain reads: a few pages of what it was about, at times all of them. */
+	lock_blocks(thread, &draw, false);
+	check_range(thread, &draw, draw.random[3] & 0xf00 ? draw.npages : 1);
+	unlock_blocks(thread, &draw);
+}
+
+/* Threads and processes */
+
+static void *run_thread(void *data)
+{
+	struct thread *thread = data;
+	struct process *process = thread->process;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/task/%ld/fail-nth",
+		 (long)syscall(__NR_gettid));
+	thread->fail_nth = open(path, O_RDWR | O_CLOEXEC);
+	while (!process->stop && !shared->failed && thread->remaining) {
+		thread->remaining--;
+		operate(thread);
+	}
+	if (thread->fail_nth >= 0)
+		close(thread->fail_nth);
+	return NULL;
+}
+
+/* Lets writers go on; without locks, so that it always comes to its end. */
+static void *answer_userfaults(void *data)
+{
+	struct process *process = data;
+	struct uffdio_writeprotect argument = { .range = { .len = PAGE } };
+	struct uffd_msg message;
+
+	while (read(process->userfault, &message, sizeof(message)) ==
+	       sizeof(message)) {
+		if (message.event != UFFD_EVENT_PAGEFAULT)
+			continue;
+		argument.range.start = message.arg.pagefault.address & ~(PAGE - 1);
+		/* Gone, or not protected any more: then waking it is enough. */
+		while (ioctl(process->userfault, UFFDIO_WRITEPROTECT, &argument) &&
+		       errno == EAGAIN)
+			;
+		ioctl(process->userfault, UFFDIO_WAKE, &argument.range);
+	}
+	return NULL;
+}
+
+static int open_userfault(void)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+							       UFFD_FEATURE_MOVE };
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void open_devices(struct process *process)
+{
+	unsigned int i;
+
+	for (i = 0; i < DEVICES; i++)
+		process->devices[i] = open_device(i);
+}
+
+static void close_devices(struct process *process)
+{
+	unsigned int i;
+
+	for (i = 0; i < DEVICES; i++)
+		if (process->devices[i] >= 0)
+			close(process->devices[i]);
+}
+
+static bool create_thread(struct thread *thread, struct process *process,
+			  unsigned int index, unsigned int generation)
+{
+	static const char operations[] = "HMM_MIGRATE_OPERATIONS";
+	const char *text = getenv(operations);
+
+	thread->process = process;
+	thread->index = index;
+	thread->random = seed ^ (uint64_t)(process->index + 1) << 32 ^
+			 (uint64_t)(index + 1) << 48 ^ (uint64_t)generation << 56;
+	thread->remaining = text ? strtoull(text, NULL, 0) : UINT64_MAX;
+	thread->gup = open(GUP_TEST, O_RDWR | O_CLOEXEC);
+	thread->scratch = reserve(AREA_PAGES * PAGE);
+	thread->buffer = map_aside(AREA_PAGES * PAGE);
+	return thread->scratch && thread->buffer;
+}
+
+/* Every word of every area, by its owner, with nobody else at work. */
+static void check_everything(struct process *process, struct thread *threads)
+{
+	struct draw draw = { .npages = AREA_PAGES };
+	unsigned int i;
+
+	for (draw.area = 0; draw.area < NR_AREAS; draw.area++)
+		for (i = 0; i < THREADS; i++)
+			check_range(&threads[i], &draw, 1);
+}
+
+/* So that the module goes away with all that it may have. */
+static void put_on_devices(struct process *process, struct thread *thread)
+{
+	uint64_t random[4] = {};
+	unsigned int area;
+
+	for (area = 0; area < NR_AREAS; area++) {
+		random[0] = next_random(&thread->random);
+		disarm(device_of(thread, random[0]));
+		migrate_part(thread, device_of(thread, random[0]),
+			     TEST_HMM_MIGRATE_TO_DEVICE, process->areas[area].memory,
+			     AREA_PAGES, TEST_HMM_MIGRATE_LARGE |
+			     TEST_HMM_MIGRATE_SKIP_GAPS, random);
+	}
+}
+
+static bool wait_for_phase(unsigned long phase)
+{
+	while (shared->phase < phase && !shared->failed && !shared->stop)
+		usleep(5000);
+	return !shared->failed && !shared->stop;
+}
+
+static void run_round(struct process *process, struct thread *threads,
+		      unsigned long phase)
+{
+	unsigned int i;
+
+	process->stop = false;
+	for (i = 0; i < THREADS; i++)
+		if (pthread_create(&threads[i].id, NULL, run_thread, &threads[i]))
+			lost(&threads[0], "pthread_create: %m");
+	wait_for_phase(phase + 1);
+	process->stop = true;
+	for (i = 0; i < THREADS; i++)
+		pthread_join(threads[i].id, NULL);
+}
+
+static bool create_process(struct process *process, struct thread *threads,
+			   unsigned int generation)
+{
+	pthread_t answering;
+	unsigned int i;
+
+	process->userfault = open_userfault();
+	for (i = 0; i < NR_AREAS; i++)
+		if (!create_area(process, i))
+			return false;
+	if (process->userfault >= 0 &&
+	    pthread_create(&answering, NULL, answer_userfaults, process))
+		return false;
+	for (i = 0; i < THREADS; i++)
+		if (!create_thread(&threads[i], process, i, generation))
+			return false;
+	return true;
+}
+
+/* A process of its own, from here to its exit. */
+static __noreturn void
+run_process(unsigned int index, unsigned int generation, unsigned long phase)
+{
+	static struct process process;
+	static struct thread threads[THREADS];
+	unsigned int i;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGBUS, handle_sigbus);
+	process.index = index;
+	if (!create_process(&process, threads, generation)) {
+		say("# process %u cannot be set up: %m\n", index);
+		shared->failed = true;
+		_exit(1);
+	}
+	write_text(CGROUP "cgroup.procs", "0");
+	do {
+		open_devices(&process);
+		check_everything(&process, threads);
+		run_round(&process, threads, phase);
+		/* The CPU takes back what devices have for themselves, too. */
+		check_everything(&process, threads);
+		put_on_devices(&process, &threads[0]);
+		close_devices(&process);
+		shared->parked++;
+		phase += 2;
+	} while (wait_for_phase(phase));
+	check_everything(&process, threads);
+	for (i = 0; i < THREADS; i++)
+		shared->hash ^= threads[i].hash * (index * THREADS + i + 1);
+	_exit(shared->failed);
+}
+
+/* The supervisor */
+
+static pid_t pids[PROCESSES];
+
+static bool start_process(unsigned int index, unsigned int generation,
+			  unsigned long phase)
+{
+	pids[index] = fork();
+	if (!pids[index])
+		run_process(index, generation, phase);
+	return pids[index] > 0;
+}
+
+/* Nobody may end before it is told to. */
+static bool all_alive(void)
+{
+	unsigned int i;
+	int status;
+
+	for (i = 0; i < PROCESSES; i++) {
+		if (waitpid(pids[i], &status, WNOHANG) == 0)
+			continue;
+		say("# process %u ended with %#x\n", i, status);
+		pids[i] = -1;
+		shared->failed = true;
+	}
+	return !shared->failed;
+}
+
+static bool wait_until(time_t deadline)
+{
+	while (time(NULL) < deadline && all_alive())
+		usleep(50000);
+	return !shared->failed;
+}
+
+static bool wait_for_parked(void)
+{
+	time_t deadline = time(NULL) + PATIENCE;
+
+	while (shared->parked < PROCESSES && all_alive()) {
+		if (time(NULL) > deadline) {
+			say("# %lu of %u processes have stopped\n", shared->parked,
+			    PROCESSES);
+			shared->failed = true;
+		}
+		usleep(10000);
+	}
+	return !shared->failed;
+}
+
+static bool unload(void)
+{
+	unsigned int tries;
+
+	/* A file may be closed a moment after close(). */
+	for (tries = 0; tries < 500; tries++) {
+		if (!syscall(__NR_delete_module, "test_hmm_migrate", 0))
+			return true;
+		usleep(20000);
+	}
+	say("# the module cannot be unloaded: %m\n");
+	return false;
+}
+
+static bool reload(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
+
+	ret = fd < 0 ? fd : syscall(__NR_finit_module, fd, "size_mb=16", 0);
+	if (ret)
+		say("# the module cannot be loaded again: %m\n");
+	close(fd);
+	shared->unloaded += !ret;
+	return !ret;
+}
+
+/* With all that they have on the devices. */
+static bool unload_and_reload(void)
+{
+	const char *path = getenv("HMM_MIGRATE_MODULE");
+
+	if (path && !(unload() && reload(path)))
+		shared->failed = true;
+	return !shared->failed;
+}
+
+/* In the middle of whatever it does. */
+static bool kill_one(uint64_t *random, unsigned int *generation, unsigned long phase)
+{
+	unsigned int index = next_random(random) % PROCESSES;
+	int status;
+
+	/* What it has open of gup_test is closed: nobody may have pins then. */
+	while (all_alive() && atomic_exchange(&shared->pins, true))
+		usleep(100);
+	if (shared->failed)
+		return false;
+	kill(pids[index], SIGKILL);
+	waitpid(pids[index], &status, 0);
+	shared->pins = false;
+	shared->killed++;
+	return start_process(index, ++*generation, phase);
+}
+
+static bool supervise_round(uint64_t *random, unsigned int *generation,
+			    time_t deadline)
+{
+	unsigned long phase = shared->phase;
+	time_t end = time(NULL) + ROUND_SECONDS;
+
+	if (end > deadline)
+		end = deadline;
+	if (!wait_until(time(NULL) + next_random(random) % ROUND_SECONDS) ||
+	    !kill_one(random, generation, phase) || !wait_until(end))
+		return false;
+	shared->phase = phase + 1;
+	if (!wait_for_parked() || !unload_and_reload())
+		return false;
+	shared->parked = 0;
+	if (time(NULL) >= deadline)
+		shared->stop = true;
+	shared->phase = phase + 2;
+	return !shared->stop;
+}
+
+static void reap_all(void)
+{
+	time_t deadline = time(NULL) + PATIENCE;
+	unsigned int i;
+	int status;
+
+	for (i = 0; i < PROCESSES; i++) {
+		while (pids[i] > 0 && !waitpid(pids[i], &status, WNOHANG)) {
+			if (time(NULL) > deadline || shared->failed)
+				kill(pids[i], SIGKILL);
+			usleep(10000);
+		}
+		if (pids[i] > 0 && (!WIFEXITED(status) || WEXITSTATUS(status))) {
+			say("# process %u ended with %#x\n", i, status);
+			shared->failed = true;
+		}
+	}
+}
+
+static void tell_kinds(void)
+{
+	unsigned long draws = 0, injected = 0, done = 0;
+	unsigned int kind;
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		draws += shared->draws[kind];
+		done += shared->done[kind];
+		injected += shared->injected[kind];
+	}
+	say("# %-20s %10s %6s %10s %10s %10s\n", "operation", "draws", "%", "done",
+	    "injected", "usec");
+	for (kind = 0; kind < NR_KINDS; kind++)
+		say("# %-20s %10lu %6.2f %10lu %10lu %10lu\n", kinds[kind].name,
+		    shared->draws[kind],
+		    draws ? 100.0 * shared->draws[kind] / draws : 0.0,
+		    shared->done[kind], shared->injected[kind],
+		    shared->draws[kind] ? shared->usec[kind] / shared->draws[kind] : 0);
+	say("# operations %lu done %lu injected %lu\n", draws, done, injected);
+}
+
+static unsigned int count_never_done(void)
+{
+	unsigned int kind, count = 0;
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		if (shared->done[kind])
+			continue;
+		say("# %s was never done\n", kinds[kind].name);
+		count++;
+	}
+	return count;
+}
+
+static void tell_pages(void)
+{
+	static const char * const fates[] = {
+		"not selected", "no source", "no destination", "copy failed",
+		"refused", "moved", "filled",
+	};
+	unsigned int fate;
+
+	for (fate = 0; fate < TEST_HMM_MIGRATE_NR_FATES; fate++)
+		say("# pages %s %lu\n", fates[fate], shared->pages[fate]);
+	say("# pages skipped %lu\n", shared->pages[TEST_HMM_MIGRATE_FATES]);
+	say("# pages asked for %lu\n", shared->asked);
+	say("# words compared %lu, SIGBUS %lu, processes killed %lu, modules unloaded %lu\n",
+	    shared->checked, shared->sigbus, shared->killed, shared->unloaded);
+}
+
+/* What must be as before when all processes are gone */
+
+/**
+ * struct balance - a number of the kernel's
+ * @file: where it is
+ * @key: and behind which word, if the file has several
+ * @slack: how much more than before is no leak
+ * @free: of what is free: how much less
+ * @before: what it was
+ */
+struct balance {
+	const char *file;
+	const char *key;
+	long slack;
+	bool free;
+	long before;
+};
+
+static struct balance balances[] = {
+	{ "/proc/vmstat", "nr_isolated_anon" },
+	{ "/proc/vmstat", "nr_isolated_file" },
+	/* A few processes of the system's own come and go. */
+	{ "/proc/vmstat", "nr_anon_pages", 256 },
+	{ "/proc/vmstat", "nr_anon_transparent_hugepages" },
+	{ "/proc/vmstat", "nr_shmem", 16 },
+	{ "/proc/vmstat", "nr_mlock", 16 },
+	{ "/proc/vmstat", "nr_mapped", 512 },
+	{ "/proc/vmstat", "nr_page_table_pages", 128 },
+	{ THP "hugepages-16kB/stats/nr_anon", NULL },
+	{ THP "hugepages-64kB/stats/nr_anon", NULL },
+	{ THP "hugepages-256kB/stats/nr_anon", NULL },
+	{ THP "hugepages-2048kB/stats/nr_anon", NULL },
+	/* KASAN's quarantine and kmemleak's notes grow: MiB, and not pages. */
+	{ "/proc/meminfo", "MemAvailable:", 192 << 10, true },
+};
+
+#define NR_BALANCES	ARRAY_SIZE(balances)
+
+static long read_balance(const struct balance *balance)
+{
+	return balance->key ? read_key(balance->file, balance->key) :
+			      read_number(balance->file);
+}
+
+/* Sums that CPUs keep for themselves become one; the kernel says what is negative. */
+static void settle(void)
+{
+	char byte;
+	int fd;
+
+	write_text("/proc/sys/vm/drop_caches", "3");
+	write_text("/sys/fs/cgroup/memory.reclaim", "1M");
+	fd = open("/proc/sys/vm/stat_refresh", O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && read(fd, &byte, 1) < 0)
+		say("# stat_refresh: %m\n");
+	close(fd);
+}
+
+static void take_balance(void)
+{
+	unsigned int i;
+
+	settle();
+	for (i = 0; i < NR_BALANCES; i++)
+		balances[i].before = read_balance(&balances[i]);
+}
+
+static unsigned int count_unbalanced(bool tell)
+{
+	unsigned int i, count = 0;
+	long now, difference;
+
+	settle();
+	for (i = 0; i < NR_BALANCES; i++) {
+		now = read_balance(&balances[i]);
+		difference = now - balances[i].before;
+		if (balances[i].free)
+			difference = -difference;
+		if (difference <= balances[i].slack)
+			continue;
+		count++;
+		if (tell)
+			say("# %s %s was %ld and is %ld\n", balances[i].file,
+			    balances[i].key ?: "", balances[i].before, now);
+	}
+	return count;
+}
+
+/* What is freed behind RCU, or by a work, takes a moment. */
+static bool is_balanced(void)
+{
+	unsigned int tries;
+
+	for (tries = 0; tries < 50; tries++) {
+		if (!count_unbalanced(false))
+			return true;
+		usleep(200000);
+	}
+	return !count_unbalanced(true);
+}
+
+static bool devices_are_free(void)
+{
+	unsigned int i;
+	bool all = true;
+	long used;
+	int fd;
+
+	for (i = 0; i < DEVICES; i++) {
+		fd = open_device(i);
+		if (fd < 0)
+			continue;
+		disarm(fd);
+		set_fault_order(fd, TEST_HMM_MIGRATE_MAX_ORDER);
+		used = device_used(fd, 0);
+		if (used)
+			say("# device %u: %ld pages are in use, and nobody is there\n",
+			    i, used);
+		all = all && !used;
+		close(fd);
+	}
+	return all;
+}
+
+/* The system's settings */
+
+static const char * const setting_files[] = {
+	THP "enabled",
+	THP "hugepages-16kB/enabled",
+	THP "hugepages-32kB/enabled",
+	THP "hugepages-64kB/enabled",
+	THP "hugepages-128kB/enabled",
+	THP "hugepages-256kB/enabled",
+	THP "hugepages-512kB/enabled",
+	THP "hugepages-1024kB/enabled",
+	THP "hugepages-2048kB/enabled",
+	THP "khugepaged/alloc_sleep_millisecs",
+	THP "khugepaged/scan_sleep_millisecs",
+	THP "khugepaged/pages_to_scan",
+	KSM "pages_to_scan",
+	KSM "sleep_millisecs",
+	KSM "run",
+	FAULTS "failslab/verbose",
+	FAULTS "failslab/ignore-gfp-wait",
+	FAULTS "fail_page_alloc/verbose",
+	FAULTS "fail_page_alloc/ignore-gfp-wait",
+	FAULTS "fail_page_alloc/ignore-gfp-highmem",
+	FAULTS "fail_page_alloc/min-order",
+};
+
+#define NR_SETTINGS	ARRAY_SIZE(setting_files)
+
+static char settings[NR_SETTINGS][64];
+
+/* A number, or of several words the one in brackets. */
+static void save_settings(void)
+{
+	char *text, *end;
+	unsigned int i;
+	ssize_t length;
+	int fd;
+
+	for (i = 0; i < NR_SETTINGS; i++) {
+		text = settings[i];
+		fd = open(setting_files[i], O_RDONLY | O_CLOEXEC);
+		length = fd < 0 ? 0 : read(fd, text, sizeof(settings[i]) - 1);
+		text[length < 0 ? 0 : length] = '\0';
+		if (fd >= 0)
+			close(fd);
+		end = strchr(text, ']');
+		if (!end || !strchr(text, '['))
+			continue;
+		*end = '\0';
+		text = strchr(text, '[') + 1;
+		memmove(settings[i], text, strlen(text) + 1);
+	}
+}
+
+static void restore_settings(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_SETTINGS; i++)
+		if (*settings[i])
+			write_text(setting_files[i], settings[i]);
+}
+
+/* Of all that may fail, a thread's fail-nth chooses; and that is no news. */
+static void quiet_faults(void)
+{
+	write_text(FAULTS "failslab/verbose", "0");
+	write_text(FAULTS "failslab/ignore-gfp-wait", "N");
+	write_text(FAULTS "fail_page_alloc/verbose", "0");
+	write_text(FAULTS "fail_page_alloc/ignore-gfp-wait", "N");
+	write_text(FAULTS "fail_page_alloc/ignore-gfp-highmem", "N");
+	write_text(FAULTS "fail_page_alloc/min-order", "0");
+}
+
+static void set_system_up(void)
+{
+	save_settings();
+	quiet_faults();
+	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	mkdir(CGROUP, 0755);
+	write_text(KSM "pages_to_scan", "1000");
+	write_text(KSM "sleep_millisecs", "0");
+	write_text(KSM "run", "1");
+	write_text(THP "khugepaged/alloc_sleep_millisecs", "0");
+	write_text(THP "khugepaged/scan_sleep_millisecs", "0");
+	write_text(THP "khugepaged/pages_to_scan", "4096");
+}
+
+static void set_system_down(void)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "/sys/devices/system/cpu/cpu%d/online",
+		 get_nprocs_conf() - 1);
+	write_text(name, "1");
+	write_text(CGROUP "memory.high", "max");
+	/* What is merged comes apart. */
+	write_text(KSM "run", "2");
+	restore_settings();
+	rmdir(CGROUP);
+}
+
+FIXTURE(stress)
+{
+	time_t seconds;
+};
+
+FIXTURE_SETUP(stress)
+{
+	const char *text = getenv("HMM_MIGRATE_SECONDS");
+
+	page_size = sysconf(_SC_PAGESIZE);
+	if (page_size != PAGE)
+		SKIP(return, "made for pages of 4 KiB");
+	self->seconds = text ? strtol(text, NULL, 0) : 20;
+	text = getenv("HMM_MIGRATE_SEED");
+	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)shared);
+	set_weights();
+	ASSERT_LT(0, total_weight);
+	set_system_up();
+}
+
+FIXTURE_TEARDOWN(stress)
+{
+	set_system_down();
+}
+
+TEST_F_TIMEOUT(stress, nothing_is_lost, 24 * 3600)
+{
+	uint64_t random = seed;
+	unsigned int generation = 0, i;
+	time_t deadline;
+
+	say("# seed %llu\n", (unsigned long long)seed);
+	/* So that what is there once and for all is there. */
+	ASSERT_TRUE(devices_are_free());
+	take_balance();
+	deadline = time(NULL) + self->seconds;
+	for (i = 0; i < PROCESSES; i++)
+		ASSERT_TRUE(start_process(i, 0, 0));
+	while (supervise_round(&random, &generation, deadline))
+		;
+	reap_all();
+	tell_kinds();
+	tell_pages();
+	say("# draws %#lx\n", shared->hash);
+	ASSERT_FALSE(shared->failed);
+	set_system_down();
+	EXPECT_TRUE(devices_are_free());
+	EXPECT_TRUE(is_balanced());
+	/* A run that is long enough does each of them. */
+	if (self->seconds >= 120 && !getenv("HMM_MIGRATE_KINDS"))
+		EXPECT_EQ(0, count_never_done());
+}
+
+TEST_HARNESS_MAIN
