@@ -155,6 +155,7 @@ struct draw {
  * @gup: its open file of gup_test, or -1
  * @history: what it drew last
  * @drawn: how many draws there were
+ * @id: of the thread that it runs as
  */
 struct thread {
 	struct process *process;
@@ -191,6 +192,7 @@ struct thread {
  * @phase: odd: processes park; even: they go on
  * @parked: how many have, in this phase
  * @failed: something was lost; nobody goes on
+ * @stop: the last round is over
  * @hotplug: somebody switches a CPU
  * @pins: somebody has pins by gup_test, which knows but one user, and takes any
  *	  file that is closed for his
