@@ -76,8 +76,6 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 	if check 'the debug kernel builds' "$SCRIPTS/kernel.sh" debug; then
 		say '== kselftest'
 		counted kselftest "$LOGS/kselftest/tally" "$SCRIPTS/kselftest.sh" || true
-		say '== torture'
-		check 'two minutes of everything at once lose nothing' env MINUTES=2 "$SCRIPTS/torture.sh" || true
 	fi
 	say '== drivers of today'
 	check 'nouveau, amdkfd and the ultravisor code compile' "$SCRIPTS/drivers.sh" || true
