@@ -1424,12 +1424,14 @@ static int client_move_vma(struct client *client, unsigned long addr,
 
 	move->vma = vma_lookup(mm, addr);
 	if (move->vma) {
-		*next = min(end, move->vma->vm_end);
+		end = min(end, move->vma->vm_end);
 		move->start = addr;
-		batch_reset(batch, (*next - addr) >> PAGE_SHIFT);
+		batch_reset(batch, (end - addr) >> PAGE_SHIFT);
 		ret = move_stages(move, batch, flight, counts);
 	}
 	mmap_read_unlock(mm);
+	if (!ret)
+		*next = end;
 	return ret;
 }
 
@@ -2258,7 +2260,12 @@ static long hold_locks(struct client *client, struct test_hmm_migrate_hold *hold
 	npages = get_user_pages_remote(mm, hold->addr, max, 0, pages, &locked);
 	if (locked)
 		mmap_read_unlock(mm);
-	if (npages > 0) {
+	if (npages >= 0 && npages < max) {
+		/* A part of the range is not there to be held. */
+		for (i = 0; i < npages; i++)
+			put_page(pages[i]);
+		npages = fatal_signal_pending(current) ? -EINTR : -EFAULT;
+	} else if (npages > 0) {
 		hold->pages = hold_lock(pages, npages);
 		hold_wait(client->device, hold);
 		for (i = 0; i < hold->pages; i++) {

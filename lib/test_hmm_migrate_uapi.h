@@ -15,7 +15,8 @@
  *
  * Errors that any ioctl may return:
  *
- *   EFAULT  the structure cannot be read or written
+ *   EFAULT  the structure cannot be read; or it cannot be written, and what was asked
+ *           for has been done
  *   EINVAL  the size is smaller than the first version of the structure; a
  *           flag is not known; a reserved field is not zero
  *   E2BIG   the size is larger than the kernel's structure and the rest is
@@ -97,7 +98,7 @@ struct test_hmm_migrate_info {
 	__u64 held;
 };
 
-/* Leave holes and zero pages alone. To the device only. */
+/* Leave holes and zero pages alone. Not to the system. */
 #define TEST_HMM_MIGRATE_SKIP_HOLES	0x1
 /* Take what is as large as a huge page whole: folios, and (to the device) holes. */
 #define TEST_HMM_MIGRATE_HUGE		0x2
@@ -108,7 +109,7 @@ struct test_hmm_migrate_info {
 /*
  * By migrate_vma_setup() and its sisters, a chunk at a time, and not by
  * hmm_migrate_range(). With this, and without, a copy that fails has failed for
- * a folio, or for a chunk.
+ * a folio, or for a chunk. Not to a node.
  */
 #define TEST_HMM_MIGRATE_BARE		0x10
 /* Pass over what is not mapped or cannot migrate at all. Not with BARE. */
@@ -133,8 +134,8 @@ struct test_hmm_migrate_info {
  *	   at most 1 GiB; 0 means 2 MiB, or a huge page if that is larger. A
  *	   chunk ends at an address that is a multiple of this, or where the vma
  *	   ends.
- * @hole_order: to the device with TEST_HMM_MIGRATE_LARGE: the order of the folios
- *	   that fill holes, where the range has room for one; 0 means small pages,
+ * @hole_order: to the device or a node with TEST_HMM_MIGRATE_LARGE: the order of the
+ *	   folios that fill holes, where the range has room for one; 0 means small pages,
  *	   and huge ones where a page fault would put them
  * @node: the node of ordinary memory, for TEST_HMM_MIGRATE_TO_NODE; otherwise
  *	must be 0
@@ -149,12 +150,15 @@ struct test_hmm_migrate_info {
  * no error. Where there is no memory for a large folio, smaller ones are taken,
  * with TEST_HMM_MIGRATE_LARGE of every order but 1, else small pages.
  *
- * EINVAL: a @hole_order that does not exist, or without its flag; flags that do not
- * go together; a @node without memory.
+ * EINVAL: a @chunk that is too large, or misaligned; a @hole_order that does not
+ * exist, or without its flag; flags that do not go together; a @node without memory.
  * ENODEV: there is no engine.
  * ECANCELED: by TEST_HMM_MIGRATE_CANCEL.
  * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or
- * device memory for example. What lies before it has been dealt with.
+ * device memory for example.
+ *
+ * Where a part of the range is the reason of an error, what lies before it has been
+ * dealt with.
  */
 struct test_hmm_migrate_range {
 	__u32 size;
@@ -258,8 +262,8 @@ struct test_hmm_migrate_snapshot {
  * @remaining: (out) pages of the device that are still in use
  * @time: (out) nanoseconds by part
  *
- * By device pfn, no vma is looked at. Pages that are busy or pinned remain, and
- * are not in @pages.
+ * By device pfn, no vma is looked at. Pages that are busy or pinned remain, and so
+ * does coherent memory that TEST_HMM_MIGRATE_TAKE has taken; they are not in @pages.
  *
  * EINTR: a fatal signal arrived.
  */
@@ -351,9 +355,13 @@ struct test_hmm_migrate_inject {
  *
  * Returns when the time is over. What is locked by somebody else is not held,
  * nor, without TEST_HMM_MIGRATE_HOLD_MIGRATION, what is not in system memory.
- * With it the range must lie in one vma, of anonymous memory.
+ * With it the range must lie in one vma; of what is not anonymous memory, nothing is
+ * held.
  *
- * EOPNOTSUPP: the vma cannot migrate at all.
+ * EINVAL: @length or @usec is too large.
+ * EFAULT: also, with TEST_HMM_MIGRATE_HOLD_MIGRATION, if the range has several vmas,
+ * and without it, if a part of the range is not readable.
+ * EOPNOTSUPP: with TEST_HMM_MIGRATE_HOLD_MIGRATION, the vma cannot migrate at all.
  */
 struct test_hmm_migrate_hold {
 	__u32 size;
@@ -413,6 +421,7 @@ struct test_hmm_migrate_cancel {
  * until the CPU touches the page.
  *
  * EFAULT: also if a part of the range must not be written.
+ * EOPNOTSUPP: the range has hugetlbfs memory.
  * EBUSY: the page tables changed all the time for ten seconds.
  */
 struct test_hmm_migrate_take {
