@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS \
 	MINUTES SEED KINDS TORTURE_CONFIG
 
-.PHONY: help tree kernel kselftest torture regress bench profile demo check lint mutants \
+.PHONY: help tree kernel kselftest coverage torture regress bench profile demo check lint mutants \
 	export bisect mbox clean
 
 help:		## show this list
@@ -44,6 +44,9 @@ kernel:		## build the kernel with the series (CONFIG=debug or bench)
 
 kselftest:	## run the kselftest in a VM
 	@scripts/kselftest.sh
+
+coverage:	## which lines of the new code do the tests run?
+	@scripts/coverage.sh
 
 torture:	## everything at once against a model that knows each byte, in a VM
 	@scripts/torture.sh

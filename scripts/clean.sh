@@ -16,7 +16,8 @@ for tree in "$BUILD"/linux "$BUILD"/kdir-*; do
 	if [ "$(git -C "$tree" rev-parse HEAD 2>/dev/null)" != "$head" ] ||
 	   [ -n "$(git -C "$tree" status --porcelain)" ]; then
 		say "$(rel "$tree") is kept: it holds work that patches/ lacks ('make export' takes it over)"
-		find "$tree" -mindepth 1 -maxdepth 1 \( -name .bench -o -name .debug -o -name .regress -o -name .lint \) -exec rm -rf {} +
+		find "$tree" -mindepth 1 -maxdepth 1 \( -name .bench -o -name .debug -o -name .regress -o -name .lint \
+			-o -name '.coverage*' -o -name .kcsan \) -exec rm -rf {} +
 		continue
 	fi
 	rm -rf "$tree" "$STATE/applied-$(basename "$tree")"

@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernel.sh CONFIG [--stock]: builds the kernel, its modules and its headers
 # for user space in .CONFIG of the kernel tree (--stock: of build/stock).
-# CONFIG is bench (lean), debug (what the tests run on) or regress (what the
-# kernel's own selftests run on).
+# CONFIG is bench (lean), debug (what the tests run on), regress (what the
+# kernel's own selftests run on), coverage (what coverage.sh counts with) or kcsan
+# (which looks for data races).
 
 . "$(dirname "$0")/lib.sh"
 NAME=kernel
 
 config=${1-}
 case $config in
-bench|debug|regress) ;;
-*)	die "CONFIG=$config is not a configuration: there are bench, debug and regress." ;;
+bench|debug|regress|coverage|kcsan) ;;
+*)	die "CONFIG=$config is not a configuration: there are bench, debug, regress, coverage and kcsan." ;;
 esac
 
 need tree kernel
@@ -40,6 +41,13 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ] && [ -z "$(git -C "$tree" status
 fi
 rm -f "$stamp"
 
+# What is not in a configuration. GCOV_PROFILE is whatever is not empty: make looks
+# at it anew for each object, so that no Makefile of the series has to know.
+settings=()
+if [ "$config" = coverage ]; then
+	settings+=("GCOV_PROFILE=\$(filter $COVERED,\$(obj)/\$(target-stem).o)")
+fi
+
 mkdir -p "$tree/$o"
 step "configuring the $label" "config-$what-$config.log" 350 configure "$tree" "$o" "${files[@]}" ||
 	die "the $label could not be configured: see $(rel "$LOGS/config-$what-$config.log")."
@@ -56,7 +64,7 @@ for option in "${!wanted[@]}"; do
 		die "$option=${wanted[$option]} is requested by scripts/config, but this kernel's configuration says '${value:-n}': see $(rel "$tree/$o/.config")."
 done
 
-step "building the $label" "$log" 2500 kmake "$tree" "$o" all headers_install ||
+step "building the $label" "$log" 2500 kmake "$tree" "$o" "${settings[@]}" all headers_install ||
 	die "the $label does not build: see $(rel "$LOGS/$log")."
 # What was built with changes that are not committed is no commit's.
 if [ -z "$(git -C "$tree" status --porcelain)" ]; then echo "$state" >"$stamp"; fi

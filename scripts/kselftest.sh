@@ -11,6 +11,7 @@
 #   KSELFTEST_CONFIG the kernel's configuration (debug)
 #   KSELFTEST_TREE   where the built kernel tree is, if not the usual one
 #   KSELFTEST_LOG    where the logs go, if not build/log/kselftest
+#   KSELFTEST_AFTER  a file of more commands for the VM, when all have passed or failed
 
 . "$(dirname "$0")/lib.sh"
 NAME=kselftest
@@ -91,8 +92,10 @@ if [ -e \$leaks ] && grep -qv kmemleak=off /proc/cmdline; then
 	echo scan >\$leaks
 	[ -z "\$(cat \$leaks)" ] || { cat \$leaks; exit 102; }
 fi
+[ ! -e /after ] || . /after
 exit \$rc
 E2
+if [ -n "${KSELFTEST_AFTER-}" ]; then files+=(--file "$KSELFTEST_AFTER:/after"); fi
 
 if [ -e "$tree/$o/lib/test_hmm_migrate_dma.ko" ]; then
 	files+=(--file "$tree/$o/lib/test_hmm_migrate_dma.ko:/lib/test_hmm_migrate_dma.ko")
@@ -110,7 +113,7 @@ vm=0
 #   [not ]ok NUMBER NAME [# SKIP REASON]
 # and one of KUnit's is indented behind its mark.
 kunit=0
-if [ "$config" = debug ] && grep -q '^config MIGRATE_VMA_KUNIT_TEST$' "$tree/mm/Kconfig"; then
+if fragments "$config" "$tree" | grep -q '/series-debug\.config$'; then
 	kunit=$(find "$tree/mm/migrate_vma/tests" -name '*-kunit.h' -exec cat {} + | grep -c '^	KUNIT_CASE(')
 fi
 tr -d '\r' <"$out" | awk -v skips="$SCRIPTS/kselftest.skips" -v tally="$log/tally" -v kunit="$kunit" \

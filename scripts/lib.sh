@@ -80,6 +80,9 @@ printf '%s\n' '[user]' "name = ${AUTHOR% <*}" "email = $EMAIL" \
 	>"$GIT_CONFIG_GLOBAL.$$"
 mv "$GIT_CONFIG_GLOBAL.$$" "$GIT_CONFIG_GLOBAL"
 
+# The objects of which coverage.sh counts what is run, as kbuild names them.
+COVERED='mm/migrate_vma/%.o mm/hmm_migrate.o mm/hmm_migrate_dma.o lib/test_hmm_migrate.o lib/test_hmm_migrate_dma.o'
+
 # Which kernel tree: Debian's source, or a clone of the user's own.
 if [ -n "${KDIR-}" ]; then
 	KDIR=$(realpath -m "$KDIR")
@@ -123,9 +126,11 @@ fragments()
 	if grep -q '^config TEST_HMM_MIGRATE$' "$2/lib/Kconfig.debug"; then
 		echo "$SCRIPTS/config/series.config"
 	fi
-	if [ "$1" = debug ] && grep -q '^config MIGRATE_VMA_KUNIT_TEST$' "$2/mm/Kconfig"; then
-		echo "$SCRIPTS/config/series-debug.config"
-	fi
+	case $1 in debug|coverage)
+		if grep -q '^config MIGRATE_VMA_KUNIT_TEST$' "$2/mm/Kconfig"; then
+			echo "$SCRIPTS/config/series-debug.config"
+		fi ;;
+	esac
 }
 
 need()

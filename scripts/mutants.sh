@@ -37,6 +37,7 @@ mapfile -t mutants < <(
 fresh()
 {
 	rsync -a --delete --exclude=/.git --exclude='/.bench' --exclude='/.debug' --exclude=/.regress --exclude='/.lint' \
+		--exclude='/.coverage*' --exclude=/.kcsan \
 		"$TREE/" "$tree/"
 	rsync -a --delete "$TREE/.$config/" "$tree/.$config/"
 }
