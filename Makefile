@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 # What a user may set on make's command line reaches the scripts by name.
 export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS \
-	MINUTES SEED KINDS TORTURE_CONFIG
+	MINUTES SEED KINDS LOAD TORTURE_CONFIG
 
 .PHONY: help tree kernel kselftest coverage torture regress bench profile demo check lint mutants \
 	export bisect mbox clean
@@ -28,6 +28,8 @@ help:		## show this list
 	@echo '  SIZES="64k 2m"  make profile: these folio sizes (4k 16k 64k 1m 2m; default: 4k 2m)'
 	@echo '  MINUTES=30      make torture: for how long (default: 10)'
 	@echo '  SEED=n          make torture: the draws of the run that said this seed'
+	@echo '  KINDS="fork write"  make torture: only these operations'
+	@echo '  LOAD="stress-ng trinity"  make torture: with these beside it'
 	@echo '  MUTANTS="a b"   make mutants: only these files of scripts/mutants'
 
 demo:		## migrate memory to a device and back in a VM, and show what moved

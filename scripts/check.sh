@@ -76,6 +76,9 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 	if check 'the debug kernel builds' "$SCRIPTS/kernel.sh" debug; then
 		say '== kselftest'
 		counted kselftest "$LOGS/kselftest/tally" "$SCRIPTS/kselftest.sh" || true
+		say '== torture'
+		check 'nothing is lost when everything happens at once' \
+			env MINUTES=2 SEED=1 KINDS='' LOAD='' TORTURE_CONFIG=debug "$SCRIPTS/torture.sh" || true
 	fi
 	say '== drivers of today'
 	check 'nouveau, amdkfd and the ultravisor code compile' "$SCRIPTS/drivers.sh" || true

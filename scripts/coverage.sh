@@ -1,9 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Counts which lines of the series' new code the kselftest and KUnit run, by gcov:
-# with hmm_migrate_range(), and once more by the three calls. Prints a table, and
-# leaves the annotated sources (*.gcov) and the lines that nothing ran (uncovered)
-# in build/coverage. Fails when fewer than MUST percent of the lines were run.
+# Counts which lines of the series' new code the tests run, by gcov: the kselftest and
+# KUnit with hmm_migrate_range(), the kselftest once more by the three calls, and two
+# minutes of torture, for what only want of memory and races lead to. Prints a table,
+# and leaves in build/coverage the annotated sources (*.gcov) and the lines that nothing
+# ran (uncovered), each with its function and the reason that coverage.reasons gives.
+# Fails when fewer than MUST percent of the lines were run.
 
 . "$(dirname "$0")/lib.sh"
 NAME=coverage
@@ -41,26 +43,32 @@ tar -c -C /tmp/gcov . | gzip | base64
 echo '@@ coverage: end'
 E2
 
-# run WHAT LABEL BARE: the kselftest, and its counters to build/coverage/WHAT.
+# run WHAT LABEL COMMAND...: a test, and its counters to build/coverage/WHAT.
 run()
 {
-	local what=$1 log=$LOGS/coverage-$1
-	step "$2" "coverage-$what.log" 5600 env -u KSELFTEST_TREE KSELFTEST_CONFIG=coverage KSELFTEST_LOG="$log" \
-		KSELFTEST_AFTER="$OUT/after" KSELFTEST_BARE="$3" KSELFTEST_APPEND='' TESTS='' \
-		"$SCRIPTS/kselftest.sh" ||
-		die "the kselftest fails on the kernel that counts: see $(rel "$LOGS/coverage-$what.log"), and try 'make kselftest'."
+	local what=$1 label=$2 log=$LOGS/coverage-$1
+	shift 2
+	step "$label" "coverage-$what.log" 5600 env -u KSELFTEST_TREE KSELFTEST_CONFIG=coverage KSELFTEST_LOG="$log" \
+		KSELFTEST_AFTER="$OUT/after" KSELFTEST_BARE='' KSELFTEST_APPEND='' TESTS='' \
+		TORTURE_CONFIG=coverage TORTURE_LOG="$log" TORTURE_AFTER="$OUT/after" \
+		MINUTES=2 SEED=1 KINDS='' LOAD='' "$@" ||
+		die "a test fails on the kernel that counts: see $(rel "$LOGS/coverage-$what.log"), and try 'make kselftest' or 'make torture'."
 	mkdir -p "$OUT/$what"
 	tr -d '\r' <"$log/output.log" | sed '1,/^@@ coverage: begin$/d; /^@@ coverage: end$/,$d' |
 		base64 -d 2>/dev/null | tar -xz -C "$OUT/$what" 2>/dev/null ||
 		die "the counters did not come out of the VM whole: see the end of $(rel "$log/output.log")."
 }
 
-run range 'the kselftest by hmm_migrate_range()' ''
-run bare 'the kselftest by the three calls' yes
+run range 'the kselftest by hmm_migrate_range()' "$SCRIPTS/kselftest.sh"
+run bare 'the kselftest by the three calls' env KSELFTEST_BARE=yes "$SCRIPTS/kselftest.sh"
+run torture 'everything at once' "$SCRIPTS/torture.sh"
 
-gcov-tool merge -o "$DATA" "$OUT/range" "$OUT/bare" >"$LOGS/coverage-gcov.log" 2>&1 ||
-	die "gcov-tool could not add up the two runs: see $(rel "$LOGS/coverage-gcov.log")."
-rm -rf "$OUT/range" "$OUT/bare" "$OUT/after"
+{
+	gcov-tool merge -o "$OUT/both" "$OUT/range" "$OUT/bare" &&
+		gcov-tool merge -o "$DATA" "$OUT/both" "$OUT/torture"
+} >"$LOGS/coverage-gcov.log" 2>&1 ||
+	die "gcov-tool could not add up the runs: see $(rel "$LOGS/coverage-gcov.log")."
+rm -rf "$OUT"/{range,bare,both,torture,after}
 
 mapfile -t counters < <(cd "$DATA" && find . -name '*.gcda' -printf '%P\n' | sort)
 [ ${#counters[@]} -gt 0 ] ||
@@ -101,7 +109,16 @@ rm -rf "$work" "$DATA"
 # for each copy of an inline function stands between lines of dashes.
 rc=0
 : >"$OUT/uncovered"
-awk -v core="$CORE" -v must=$MUST -v uncovered="$OUT/uncovered" '
+awk -v core="$CORE" -v must=$MUST -v uncovered="$OUT/uncovered" -v reasons="$SCRIPTS/coverage.reasons" '
+	BEGIN {
+		while ((getline line <reasons) > 0)
+			if (line !~ /^(#|$)/) {
+				name = line
+				sub(/:.*/, "", name)
+				sub(/^[^:]*: */, "", line)
+				reason[name] = line
+			}
+	}
 	function percent(n, all) { return all ? sprintf("%5.1f%%", 100 * n / all) : "     -" }
 	function row(name, l, nl, b, nb) {
 		printf "%-36s %5d /%5d %s  %5d /%5d %s\n", name, l, nl, percent(l, nl), b, nb, percent(b, nb)
@@ -113,7 +130,11 @@ awk -v core="$CORE" -v must=$MUST -v uncovered="$OUT/uncovered" '
 		copy = 0
 	}
 	/^------------------$/ { copy = 1; next }
-	/^function / { next }
+	/^function / {
+		function_name = $2
+		sub(/\..*/, "", function_name)
+		next
+	}
 	/^ *([0-9]+\*?|-|#####|=====): *[0-9]+:/ {
 		split($0, field, ":")
 		gsub(/ /, "", field[1])
@@ -129,8 +150,17 @@ awk -v core="$CORE" -v must=$MUST -v uncovered="$OUT/uncovered" '
 		lines[file]++
 		if (field[1] !~ /^[#=]/)
 			run[file]++
-		else
-			print file ":" number ": " substr($0, 17) >uncovered
+		else {
+			name = file " " function_name
+			why = name in reason ? reason[name] : "no reason is given"
+			if (!(name in reason))
+				unexplained++
+			else
+				explained++
+			text = substr($0, 17)
+			sub(/^[ \t]*/, "", text)
+			print file ":" number ": " function_name "(): " text "  [" why "]" >uncovered
+		}
 		next
 	}
 	!copy && /^branch / {
@@ -152,6 +182,7 @@ awk -v core="$CORE" -v must=$MUST -v uncovered="$OUT/uncovered" '
 		}
 		row("without the DMA engine", cr, cl, ct, cb)
 		row("total", r, l, t, b)
+		printf "%d lines that nothing ran have a reason in scripts/coverage.reasons, %d have none\n", explained, unexplained
 		exit !l || !cl || 100 * r < must * l || 100 * cr < must * cl
 	}' "$OUT"/*.gcov >"$OUT/table" || rc=$?
 say

@@ -64,6 +64,9 @@ insmod \$HMM_MIGRATE_MODULE || exit 100
 [ ! -e /lib/test_hmm_migrate_dma.ko ] || insmod /lib/test_hmm_migrate_dma.ko || exit 104
 echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0 || exit 103
+# For the test that wants I/O to take a while.
+[ ! -e /lib/null_blk.ko ] || { insmod /lib/null_blk.ko nr_devices=1 gb=1 memory_backed=1 \
+	irqmode=2 completion_nsec=300000000 && mkswap /dev/nullb0 65536 >/dev/null; } || exit 106
 # khugepaged must not make huge pages of what a test wants to be small.
 echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 # KUnit ran when the kernel booted. Its lines must not pass for this test's.
@@ -97,6 +100,9 @@ exit \$rc
 E2
 if [ -n "${KSELFTEST_AFTER-}" ]; then files+=(--file "$KSELFTEST_AFTER:/after"); fi
 
+if [ -e "$tree/$o/drivers/block/null_blk/null_blk.ko" ]; then
+	files+=(--file "$tree/$o/drivers/block/null_blk/null_blk.ko:/lib/null_blk.ko")
+fi
 if [ -e "$tree/$o/lib/test_hmm_migrate_dma.ko" ]; then
 	files+=(--file "$tree/$o/lib/test_hmm_migrate_dma.ko:/lib/test_hmm_migrate_dma.ko")
 fi

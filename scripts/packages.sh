@@ -13,6 +13,7 @@ declare -A GROUP=(
 	[patches]='quilt b4'
 	[bench]='gnuplot-nox python3'
 	[regress]='libnuma-dev liburing-dev xfsprogs python3'
+	[load]='stress-ng trinity'
 	[powerpc]='gcc-powerpc64le-linux-gnu'
 )
 

@@ -5,7 +5,10 @@
 #   MINUTES          how long (10)
 #   SEED             repeats the draws of a run that said this seed
 #   KINDS            names of operations: only these are drawn
-#   TORTURE_CONFIG   the kernel's configuration (debug)
+#   LOAD             what else runs in the VM: stress-ng, trinity
+#   TORTURE_CONFIG   the kernel's configuration: debug, or kcsan for data races
+#   TORTURE_LOG      where the logs go, if not build/log/torture
+#   TORTURE_AFTER    a file of more commands for the VM, when all is over
 
 . "$(dirname "$0")/lib.sh"
 NAME=torture
@@ -13,54 +16,123 @@ NAME=torture
 config=${TORTURE_CONFIG:-debug}
 minutes=${MINUTES:-10}
 seed=${SEED:-$(date +%s)}
-log=$LOGS/torture
+load=${LOAD-}
+log=${TORTURE_LOG:-$LOGS/torture}
 out=$log/output.log
+runs=$BUILD/torture.runs
 
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || die "MINUTES=$minutes is not a number of minutes."
 [[ $seed =~ ^[0-9]+$ ]] || die "SEED=$seed is not a number: take the one that a run has said."
+for program in $load; do
+	case $program in
+	stress-ng|trinity) ;;
+	*)	die "LOAD=$program is not known: there are stress-ng and trinity." ;;
+	esac
+done
 
-need kernel vm
+need kernel vm ${load:+load}
 "$SCRIPTS/kernel.sh" "$config"
 o=$TREE/.$config
-program=$o/hmm_migrate_stress
+stress=$o/hmm_migrate_stress
 source=$TREE/tools/testing/selftests/mm/hmm_migrate_stress.c
 [ -e "$source" ] || die "the series has no stress test yet: there is nothing to run."
 mkdir -p "$log"
-static_program "$TREE" ".$config" "$source" "$program" >"$LOGS/torture-build.log" 2>&1 ||
+static_program "$TREE" ".$config" "$source" "$stress" >"$LOGS/torture-build.log" 2>&1 ||
 	die "hmm_migrate_stress.c does not build: see $(rel "$LOGS/torture-build.log")."
 
+options=(
+	--kernel "$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log"
+	--injected --cpus 4 --nodes '1792M,256M' --timeout $((minutes * 120 + 1200))
+	--file "$stress:/bin/hmm_migrate_stress"
+	--file "$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko"
+	--file "$o/lib/test_hmm_migrate_dma.ko:/lib/test_hmm_migrate_dma.ko"
+	--file "$o/drivers/block/null_blk/null_blk.ko:/lib/null_blk.ko"
+	--file "$SCRIPTS/vm/load:/bin/load"
+)
+if [ "$config" = kcsan ]; then options+=(--races); fi
+if [ -n "${TORTURE_AFTER-}" ]; then options+=(--file "$TORTURE_AFTER:/after"); fi
+
+# Debian's programs, with the libraries that they want. trinity becomes nobody.
+for program in $load; do
+	path=$(command -v "$program")
+	libraries=$(ldd "$path")
+	if grep 'not found' <<<"$libraries"; then
+		die "$program lacks a library (above): install its package again."
+	fi
+	options+=(--file "$path:/bin/$program")
+	while read -r library; do
+		options+=(--file "$library:$library")
+	done < <(grep -o '/[^ ]*' <<<"$libraries")
+done
+echo 'nobody:x:65534:65534:nobody:/:/bin/sh' >"$log/passwd"
+echo 'nogroup:x:65534:' >"$log/group"
+options+=(--file "$log/passwd:/etc/passwd" --file "$log/group:/etc/group")
+
 # kmemleak takes what it finds for a leak only at its second look, and never
-# what is younger than five seconds.
+# what is younger than five seconds. What handle_userfault() notices with DEBUG_VM
+# (see splat.sh) is shown once a minute: each time takes the slow line a while.
 cat >"$log/run" <<EOF
 leaks=/sys/kernel/debug/kmemleak
 export HMM_MIGRATE_SEED=$seed HMM_MIGRATE_SECONDS=$((minutes * 60))
 export HMM_MIGRATE_KINDS='${KINDS-}'
 [ -n "\$HMM_MIGRATE_KINDS" ] || unset HMM_MIGRATE_KINDS
 export HMM_MIGRATE_MODULE=/lib/test_hmm_migrate.ko
+echo 1 >/proc/sys/kernel/printk_ratelimit_burst
+echo 60 >/proc/sys/kernel/printk_ratelimit
 insmod /lib/test_hmm_migrate_dma.ko && insmod \$HMM_MIGRATE_MODULE size_mb=16 || exit 100
-echo 96M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
-	swapon /dev/zram0 || exit 103
+# Swap to what answers at once, and to what takes a while. That one has all of its memory
+# before anything is made to fail: after a write error, stock's swap can lose data.
+echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null || exit 103
+insmod /lib/null_blk.ko nr_devices=1 gb=1 memory_backed=1 irqmode=2 \\
+	completion_nsec=1000000 && dd if=/dev/zero of=/dev/nullb0 bs=1M count=64 2>/dev/null &&
+	mkswap /dev/nullb0 65536 >/dev/null || exit 104
+export HMM_MIGRATE_SWAP='/dev/zram0 /dev/nullb0'
+for program in $load; do sh /bin/load \$program $((minutes * 60)) $seed & done
 hmm_migrate_stress
 rc=\$?
+wait
 rmmod test_hmm_migrate && rmmod test_hmm_migrate_dma || exit 101
 if [ -e \$leaks ] && grep -qv kmemleak=off /proc/cmdline; then
 	echo '# looking for memory leaks'
-	echo scan >\$leaks
+	# It gives up when it has no memory itself.
+	echo scan >\$leaks || exit 105
 	sleep 6
-	echo scan >\$leaks
+	echo scan >\$leaks || exit 105
 	[ -z "\$(cat \$leaks)" ] || { cat \$leaks; exit 102; }
 fi
+[ ! -e /after ] || . /after
 exit \$rc
 EOF
 
-say "torture: $minutes minutes on the $config kernel, seed $seed"
+say "torture: $minutes minutes on the $config kernel, seed $seed${load:+, with $load}"
 vm=0
-"$SCRIPTS/vm.sh" --kernel "$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" \
-	--file "$program:/bin/hmm_migrate_stress" \
-	--file "$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko" \
-	--file "$o/lib/test_hmm_migrate_dma.ko:/lib/test_hmm_migrate_dma.ko" \
-	--cpus 4 --nodes 1792M,256M --timeout $((minutes * 120 + 1200)) || vm=$?
+"$SCRIPTS/vm.sh" "${options[@]}" || vm=$?
+operations=$(grep -o '^# operations .*' "$out" | tr -d '\r') || true
+# Which runs there were, and of what: a line each.
+result()
+{
+	echo "$(date +%F) $(kgit rev-parse --short HEAD) $config${load:+ with $load} minutes $minutes seed $seed ${KINDS:+kinds $KINDS }$1 ${operations#\# }" >>"$runs"
+}
+bad()
+{
+	result FAILED
+	die "$1"
+}
+
 [ $vm -eq 0 ] ||
-	die "torture failed, and SEED=$seed draws the same again: see $(rel "$out") and $(rel "$log/console.log")."
+	bad "torture failed, and SEED=$seed draws the same again: see $(rel "$out") and $(rel "$log/console.log")."
+if [ "$config" = kcsan ]; then
+	"$SCRIPTS/kcsan.sh" "$log/console.log" "$o" || bad "torture failed by a data race (above)."
+fi
 grep -q '^ok 1 ' "$out" ||
-	die "torture said neither that it passed nor that it failed: see $(rel "$out")."
+	bad "torture said neither that it passed nor that it failed: see $(rel "$out")."
+# stress-ng ends by itself; trinity is stopped.
+for program in $load; do
+	case $program in
+	stress-ng)	ended=0 ;;
+	trinity)	ended=137 ;;
+	esac
+	tr -d '\r' <"$out" | grep -q "^# $program ended with $ended\$" ||
+		bad "$program did not run as it should beside it: see $(rel "$out")."
+done
+result clean

@@ -22,6 +22,8 @@ usage()
 	  --timeout SECONDS  (default: 600)
 	  --append STRING    more for the kernel's command line
 	  --quiet            do not show the output
+	  --races            data races that KCSAN reports are left to the caller
+	  --injected         allocations are made to fail, and the kernel may say so
 	  --input FILE       what the VM's second serial line is sent (nothing)
 	  --monitor SOCKET   QEMU's monitor listens there
 	E
@@ -29,12 +31,13 @@ usage()
 }
 
 args=("$@")
-kernel='' run='' log='' files=() cpus=2 mem=2G nodes='' timeout=600 append='' show=yes input=/dev/null monitor=()
+kernel='' run='' log='' files=() cpus=2 mem=2G nodes='' timeout=600 append='' show=yes input=/dev/null monitor=() splat=()
 accel=(-accel 'tcg,thread=multi')
 while [ $# -gt 0 ]; do
 	case $1 in
 	--icount)	cpus=1 accel=(-accel tcg -icount 'shift=0,sleep=off') ;;
 	--quiet)	show='' ;;
+	--races|--injected)	splat+=("$1") ;;
 	--kernel|--run|--log|--file|--cpus|--mem|--nodes|--timeout|--append|--input|--monitor)
 		[ $# -ge 2 ] || usage
 		case $1 in
@@ -123,7 +126,7 @@ if [ -z "${HMM_VM_AGAIN-}" ] && grep -q 'Oops: int3' "$log/console.log"; then
 fi
 
 # The splat first: it is the reason for all else.
-"$SCRIPTS/splat.sh" "$log/console.log" ||
+"$SCRIPTS/splat.sh" "${splat[@]}" "$log/console.log" ||
 	die "the kernel's log has a splat (above): see $(rel "$log/console.log")."
 status=$(sed -n 's/^@@ vm: exit status \([0-9]*\)\r*$/\1/p' "$log/output.log")
 if [ -z "$status" ]; then

@@ -14,6 +14,7 @@
 
 #include <linux/mempolicy.h>
 #include <sys/auxv.h>
+#include <sys/swap.h>
 
 #define TWO_MEG		(2UL << 20)
 /* A huge page, and as many small ones. */
@@ -442,6 +443,44 @@ TEST_F_TIMEOUT(range, locked_for_long, TIMEOUT)
 	EXPECT_EQ(3, holder.hold.pages);
 	EXPECT_EQ(16, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* Swap space whose I/O takes a while, if somebody has made it: null_blk can do it. */
+#define SLOW_SWAP	"/dev/nullb0"
+
+/* To the swap, and back before its I/O is over: what is mapped is under writeback. */
+static bool start_writeback(unsigned char *memory, size_t size)
+{
+	return !madvise(memory, size, MADV_PAGEOUT) &&
+	       !madvise(memory, size, MADV_POPULATE_READ);
+}
+
+/* What is swapped out keeps its folio until the I/O is over: that is waited for. */
+TEST_F_TIMEOUT(range, writeback, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+	unsigned char *parts[] = { small, self->memory };
+	unsigned long counts[] = { 16, TWO_MEG / page_size };
+	unsigned int i;
+
+	if (swapon(SLOW_SWAP, SWAP_FLAG_PREFER | 100))
+		SKIP(return, "no swap space at " SLOW_SWAP);
+	for (i = 0; i < ARRAY_SIZE(parts); i++) {
+		EXPECT_TRUE(start_writeback(parts[i], counts[i] * page_size));
+		/* The three calls do not wait. */
+		EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					    parts[i], counts[i], TEST_HMM_MIGRATE_BARE |
+					    TEST_HMM_MIGRATE_LARGE, 0, &self->range));
+		EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					    parts[i], counts[i], self->flags, 0,
+					    &self->range));
+		EXPECT_EQ(counts[i], self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(counts[i], pages_at(self->fd, parts[i], counts[i],
+					      TEST_HMM_MIGRATE_THIS_DEVICE));
+	}
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	EXPECT_EQ(0, swapoff(SLOW_SWAP));
 }
 
 /* By another migration, that is not waited for so long. */
