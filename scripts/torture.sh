@@ -81,7 +81,8 @@ echo 1 >/proc/sys/kernel/printk_ratelimit_burst
 echo 60 >/proc/sys/kernel/printk_ratelimit
 insmod /lib/test_hmm_migrate_dma.ko && insmod \$HMM_MIGRATE_MODULE size_mb=16 || exit 100
 # Swap to what answers at once, and to what takes a while. That one has all of its memory
-# before anything is made to fail: after a write error, stock's swap can lose data.
+# before anything is made to fail: after write errors of it, contents were lost also
+# when nothing migrated.
 echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null || exit 103
 insmod /lib/null_blk.ko nr_devices=1 gb=1 memory_backed=1 irqmode=2 \\
 	completion_nsec=1000000 && dd if=/dev/zero of=/dev/nullb0 bs=1M count=64 2>/dev/null &&

@@ -168,6 +168,7 @@ union result {
  * @alone: a child of fork() for a moment: no locks, no other threads
  * @scratch: where mremap() may move an area's parts
  * @buffer: as large as an area
+ * @arrived: pages that its last migration moved or filled
  * @result: of the operation
  * @nth_text: of @fail_nth
  * @fail_nth: its file of that name, or -1
@@ -187,6 +188,7 @@ struct thread {
 	bool alone;
 	unsigned char *scratch;
 	unsigned char *buffer;
+	unsigned long arrived;
 	union result *result;
 	union result *nth_text;
 	int fail_nth;
@@ -214,7 +216,8 @@ struct thread {
  * @killed: processes that were killed in the middle
  * @unloaded: how often the module was
  * @phase: odd: processes park; even: they go on
- * @parked: how many have, in this phase
+ * @joined: in how many of them all threads have ended, in this phase
+ * @parked: how many have put their memory on the devices
  * @failed: something was lost; nobody goes on
  * @stop: the last round is over
  * @hotplug: 1 + the process that switches a CPU, or 0
@@ -235,6 +238,7 @@ struct shared {
 	atomic_ulong killed;
 	atomic_ulong unloaded;
 	atomic_ulong phase;
+	atomic_ulong joined;
 	atomic_ulong parked;
 	atomic_bool failed;
 	atomic_bool stop;
@@ -788,6 +792,8 @@ static int migrate_part(struct thread *thread, int fd, unsigned long request,
 	for (i = 0; i < TEST_HMM_MIGRATE_FATES; i++)
 		shared->pages[i] += range.pages[i];
 	shared->pages[i] += range.skipped;
+	thread->arrived = range.pages[TEST_HMM_MIGRATE_MOVED] +
+			  range.pages[TEST_HMM_MIGRATE_FILLED];
 	shared->asked += (range.done - range.addr) / PAGE;
 	return ret;
 }
@@ -1999,21 +2005,42 @@ static void check_everything(struct process *process, struct thread *threads)
 			check_range(&threads[i], &draw, 1);
 }
 
+static long pages_on_devices(int fd, struct area *area)
+{
+	return pages_at(fd, area->memory, AREA_PAGES, TEST_HMM_MIGRATE_THIS_DEVICE) +
+	       pages_at(fd, area->memory, AREA_PAGES, TEST_HMM_MIGRATE_OTHER_DEVICE);
+}
+
+/* What is said to have arrived must be there, now that nobody takes it away. */
+static void put_on_device(struct thread *thread, int fd, struct area *area)
+{
+	uint64_t random[4] = {};
+	long before, after;
+
+	disarm(fd);
+	before = pages_on_devices(fd, area);
+	thread->arrived = 0;
+	migrate_part(thread, fd, TEST_HMM_MIGRATE_TO_DEVICE, area->memory, AREA_PAGES,
+		     TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_SKIP_GAPS, random);
+	after = pages_on_devices(fd, area);
+	if (before < 0 || after - before != (long)thread->arrived)
+		lost(thread, "%lu pages of area %u have arrived, and there were %ld, are %ld",
+		     thread->arrived, area->kind, before, after);
+}
+
 /* So that the module goes away with all that it may have. */
 static void put_on_devices(struct process *process, struct thread *thread)
 {
 	static uint64_t state;
-	uint64_t random[4] = {};
 	unsigned int area;
 
-	for (area = 0; area < NR_AREAS; area++) {
-		random[0] = next_random(&state);
-		disarm(device_of(thread, random[0]));
-		migrate_part(thread, device_of(thread, random[0]),
-			     TEST_HMM_MIGRATE_TO_DEVICE, process->areas[area].memory,
-			     AREA_PAGES, TEST_HMM_MIGRATE_LARGE |
-			     TEST_HMM_MIGRATE_SKIP_GAPS, random);
-	}
+	/* Until the last one has ended, threads of others can evict what is ours. */
+	shared->joined++;
+	while (shared->joined < PROCESSES && !shared->failed)
+		usleep(5000);
+	for (area = 0; area < NR_AREAS; area++)
+		put_on_device(thread, device_of(thread, next_random(&state)),
+			      &process->areas[area]);
 }
 
 static bool wait_for_phase(unsigned long phase)
@@ -2218,6 +2245,7 @@ static bool supervise_round(uint64_t *random, unsigned int *generation,
 	shared->phase = phase + 1;
 	if (!wait_for_parked() || !unload_and_reload())
 		return false;
+	shared->joined = 0;
 	shared->parked = 0;
 	if (time(NULL) >= deadline)
 		shared->stop = true;
