@@ -460,22 +460,23 @@ TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 {
 	unsigned char *small = self->memory + SIZE / 2;
 	unsigned char *parts[] = { small, self->memory };
-	unsigned long counts[] = { 16, TWO_MEG / page_size };
+	unsigned long counts[] = { 16, TWO_MEG / page_size }, moved;
 	unsigned int i;
 
 	if (swapon(SLOW_SWAP, SWAP_FLAG_PREFER | 100))
 		SKIP(return, "no swap space at " SLOW_SWAP);
 	for (i = 0; i < ARRAY_SIZE(parts); i++) {
 		EXPECT_TRUE(start_writeback(parts[i], counts[i] * page_size));
-		/* The three calls do not wait. */
+		/* The three calls do not wait, and on a slow machine some I/O is over. */
 		EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 					    parts[i], counts[i], TEST_HMM_MIGRATE_BARE |
 					    TEST_HMM_MIGRATE_LARGE, 0, &self->range));
-		EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		moved = self->range.pages[TEST_HMM_MIGRATE_MOVED];
+		EXPECT_GT(counts[i], moved);
 		EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 					    parts[i], counts[i], self->flags, 0,
 					    &self->range));
-		EXPECT_EQ(counts[i], self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(counts[i] - moved, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 		EXPECT_EQ(counts[i], pages_at(self->fd, parts[i], counts[i],
 					      TEST_HMM_MIGRATE_THIS_DEVICE));
 	}
