@@ -66,7 +66,7 @@ echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0 || exit 103
 # For the test that wants I/O to take a while.
 [ ! -e /lib/null_blk.ko ] || { insmod /lib/null_blk.ko nr_devices=1 gb=1 memory_backed=1 \
-	irqmode=2 completion_nsec=1000000000 && mkswap /dev/nullb0 65536 >/dev/null; } || exit 106
+	irqmode=2 completion_nsec=5000000000 && mkswap /dev/nullb0 65536 >/dev/null; } || exit 106
 # khugepaged must not make huge pages of what a test wants to be small.
 echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 # KUnit ran when the kernel booted. Its lines must not pass for this test's.
