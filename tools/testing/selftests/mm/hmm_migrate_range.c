@@ -6,8 +6,9 @@
  * test that moves data looks at every byte of it. Every test ends with all device
  * memory free again.
  *
- * Needs root; for all of the tests also coherent memory, the engine, and a second
- * node with memory.
+ * Needs root; for all of the tests also coherent memory, the engine, a second node
+ * with memory, and swap space whose I/O takes seconds at /dev/nullb0: null_blk with
+ * memory_backed=1, irqmode=2 and completion_nsec=, and mkswap.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
