@@ -51,10 +51,7 @@ for t in ${TESTS-}; do
 	esac
 done
 
-# kmemleak takes what it finds for a leak only at its second look, and never
-# what is younger than five seconds.
 cat >"$log/run" <<E2
-leaks=/sys/kernel/debug/kmemleak
 export HMM_MIGRATE_BARE=${KSELFTEST_BARE-}
 [ -n "\$HMM_MIGRATE_BARE" ] || unset HMM_MIGRATE_BARE
 export HMM_MIGRATE_TRIPS=${TRIPS-}
@@ -88,13 +85,7 @@ while kill -0 \$rmmod 2>/dev/null; do
 done
 wait \$rmmod || exit 101
 [ ! -e /lib/test_hmm_migrate_dma.ko ] || rmmod test_hmm_migrate_dma || exit 105
-if [ -e \$leaks ] && grep -qv kmemleak=off /proc/cmdline; then
-	echo '# looking for memory leaks'
-	echo scan >\$leaks
-	sleep 6
-	echo scan >\$leaks
-	[ -z "\$(cat \$leaks)" ] || { cat \$leaks; exit 102; }
-fi
+leaks || exit 102
 [ ! -e /after ] || . /after
 exit \$rc
 E2
@@ -111,6 +102,7 @@ say "running the kselftest on the $config kernel"
 vm=0
 "$SCRIPTS/vm.sh" --kernel "$tree/$o/arch/x86/boot/bzImage" --run "$log/run" --log "$log" \
 	--file "$tree/$o/lib/test_hmm_migrate.ko:/lib/test_hmm_migrate.ko" \
+	--file "$SCRIPTS/vm/leaks:/bin/leaks" \
 	"${files[@]}" \
 	--nodes 1792M,256M \
 	--timeout "${KSELFTEST_TIMEOUT:-3600}" --append "${KSELFTEST_APPEND-}" || vm=$?

@@ -48,6 +48,7 @@ options=(
 	--file "$o/lib/test_hmm_migrate_dma.ko:/lib/test_hmm_migrate_dma.ko"
 	--file "$o/drivers/block/null_blk/null_blk.ko:/lib/null_blk.ko"
 	--file "$SCRIPTS/vm/load:/bin/load"
+	--file "$SCRIPTS/vm/leaks:/bin/leaks"
 )
 if [ "$config" = kcsan ]; then options+=(--races); fi
 if [ -n "${TORTURE_AFTER-}" ]; then options+=(--file "$TORTURE_AFTER:/after"); fi
@@ -68,11 +69,9 @@ echo 'nobody:x:65534:65534:nobody:/:/bin/sh' >"$log/passwd"
 echo 'nogroup:x:65534:' >"$log/group"
 options+=(--file "$log/passwd:/etc/passwd" --file "$log/group:/etc/group")
 
-# kmemleak takes what it finds for a leak only at its second look, and never
-# what is younger than five seconds. What handle_userfault() notices with DEBUG_VM
-# (see splat.sh) is shown once a minute: each time takes the slow line a while.
+# What handle_userfault() notices with DEBUG_VM (see splat.sh) is shown once a minute:
+# each time takes the slow line a while.
 cat >"$log/run" <<EOF
-leaks=/sys/kernel/debug/kmemleak
 export HMM_MIGRATE_SEED=$seed HMM_MIGRATE_SECONDS=$((minutes * 60))
 export HMM_MIGRATE_KINDS='${KINDS-}'
 [ -n "\$HMM_MIGRATE_KINDS" ] || unset HMM_MIGRATE_KINDS
@@ -93,14 +92,7 @@ hmm_migrate_stress
 rc=\$?
 wait
 rmmod test_hmm_migrate && rmmod test_hmm_migrate_dma || exit 101
-if [ -e \$leaks ] && grep -qv kmemleak=off /proc/cmdline; then
-	echo '# looking for memory leaks'
-	# It gives up when it has no memory itself.
-	echo scan >\$leaks || exit 105
-	sleep 6
-	echo scan >\$leaks || exit 105
-	[ -z "\$(cat \$leaks)" ] || { cat \$leaks; exit 102; }
-fi
+leaks || exit 102
 [ ! -e /after ] || . /after
 exit \$rc
 EOF

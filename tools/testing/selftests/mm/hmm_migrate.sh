@@ -36,6 +36,9 @@ cleanup()
 	if [ -n "$zram" ]; then
 		modprobe -r zram
 	fi
+	if [ -n "$null_blk" ]; then
+		modprobe -r null_blk
+	fi
 	if [ -n "$driver" ]; then
 		modprobe -r test_hmm_migrate
 	fi
@@ -57,6 +60,16 @@ add_swap()
 	mkswap /dev/zram0 > /dev/null && swapon /dev/zram0 && swap=y
 }
 
+# For the test that wants I/O to take a while, which swaps to it by itself.
+add_slow_swap()
+{
+	[ ! -e /sys/module/null_blk ] || return
+	modprobe -q null_blk nr_devices=1 gb=1 memory_backed=1 irqmode=2 \
+		completion_nsec=5000000000 || return
+	null_blk=y
+	mkswap /dev/nullb0 65536 > /dev/null
+}
+
 [ "$(id -u)" = 0 ] || skip "must be run as root"
 trap cleanup EXIT
 if [ ! -e /sys/module/test_hmm_migrate ]; then
@@ -70,6 +83,7 @@ fi
 if [ "$(wc -l < /proc/swaps)" = 1 ]; then
 	add_swap
 fi
+add_slow_swap
 
 # Large folios where a test wants them, and only there: hmm_migrate_large chooses
 # which sizes page faults use.
