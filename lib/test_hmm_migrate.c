@@ -1501,6 +1501,7 @@ static int client_move(struct client *client,
  * @migrate: what is asked of it
  * @flight: all of the range
  * @make_room: the allocator evicts
+ * @ops: what the engine's calls have of their own
  */
 struct call {
 	struct testdev *device;
@@ -1508,6 +1509,7 @@ struct call {
 	struct hmm_migrate migrate;
 	struct flight flight;
 	bool make_room;
+	struct hmm_migrate_ops ops;
 };
 
 /* Where a call moves the memory. */
@@ -1519,7 +1521,7 @@ enum direction {
 };
 
 static unsigned long testdev_evict(struct testdev *device, bool killable,
-				   struct counts *counts);
+				   unsigned int flags, struct counts *counts);
 
 static struct call *chunk_call(const struct hmm_migrate_chunk *chunk)
 {
@@ -1557,7 +1559,7 @@ static struct folio *call_alloc_device(const struct hmm_migrate_chunk *chunk,
 
 	if (folio || !call->make_room)
 		return folio;
-	testdev_evict(device, true, &counts);
+	testdev_evict(device, true, 0, &counts);
 	return testdev_alloc_folio(device, order);
 }
 
@@ -1656,9 +1658,19 @@ static const struct hmm_migrate_ops call_to_node_ops = {
 
 /* The same by the engine. */
 
+/* A driver may forget its address op, and has memory then that needs none. */
+static int engine_copy(struct hmm_migrate_chunk *chunk)
+{
+	struct call *call = chunk_call(chunk);
+
+	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_ADDRESS, 0))
+		call->ops.address = NULL;
+	return hmm_migrate_dma_copy(chunk);
+}
+
 #define ENGINE_OPS						\
 	.begin = call_begin,					\
-	.copy = hmm_migrate_dma_copy,				\
+	.copy = engine_copy,					\
 	.wait = hmm_migrate_dma_wait,				\
 	.address = call_address,				\
 	.release = hmm_migrate_dma_release
@@ -1762,7 +1774,7 @@ static int client_call(struct client *client,
 			.mm = client->mm,
 			.start = range->addr,
 			.end = range->addr + range->length,
-			.ops = call_ops[use_engine][direction],
+			.ops = call_ops[false][direction],
 			.pgmap_owner = client->device,
 			.select = device_select(client->device,
 						direction != TO_SYSTEM && !relocate) |
@@ -1777,6 +1789,10 @@ static int client_call(struct client *client,
 	};
 	int ret;
 
+	if (use_engine) {
+		call.ops = *call_ops[true][direction];
+		call.migrate.ops = &call.ops;
+	}
 	client_take_off(client, &call.flight, range->addr,
 			range->addr + range->length, &call.migrate);
 	if (direction == TO_SYSTEM)
@@ -2032,8 +2048,22 @@ static const struct dev_pagemap_ops testdev_pgmap_ops = {
 
 /* Eviction, by the device's pfns */
 
+#define SCATTERED_PAGES	16
+
+/* First every second group of pages, then the others. */
+static void scatter_pfns(unsigned long *pfns, unsigned long pfn, unsigned long npages)
+{
+	unsigned long i, odd;
+
+	for (odd = 0; odd < 2; odd++)
+		for (i = 0; i < npages; i++)
+			if ((i / SCATTERED_PAGES) % 2 != odd)
+				*pfns++ = pfn + i;
+}
+
 static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
-			       unsigned long npages, struct counts *counts)
+			       unsigned long npages, unsigned int flags,
+			       struct counts *counts)
 {
 	struct batch *batch = &device->evict_batch;
 	struct move move = {
@@ -2044,7 +2074,12 @@ static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
 
 	batch_reset(batch, npages);
 	then = ktime_get_ns();
-	migrate_device_range(batch->src, pfn, npages);
+	if (flags & TEST_HMM_MIGRATE_SCATTERED) {
+		scatter_pfns(batch->src, pfn, npages);
+		migrate_device_pfns(batch->src, npages);
+	} else {
+		migrate_device_range(batch->src, pfn, npages);
+	}
 	counts_lap(counts, TEST_HMM_MIGRATE_TIME_SETUP, &then);
 
 	move_pages_contents(&move, batch);
@@ -2061,7 +2096,7 @@ static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
 
 /* Move all that can be moved. Returns how many pages are still in use. */
 static unsigned long testdev_evict(struct testdev *device, bool killable,
-				   struct counts *counts)
+				   unsigned int flags, struct counts *counts)
 {
 	unsigned long pfn = testdev_first_pfn(device);
 	unsigned long end = pfn + testdev_pages(device);
@@ -2070,7 +2105,7 @@ static unsigned long testdev_evict(struct testdev *device, bool killable,
 	while (pfn < end && !(killable && fatal_signal_pending(current))) {
 		unsigned long npages = min(end - pfn, device->evict_batch.max);
 
-		testdev_evict_pfns(device, pfn, npages, counts);
+		testdev_evict_pfns(device, pfn, npages, flags, counts);
 		pfn += npages;
 		cond_resched();
 	}
@@ -2084,12 +2119,12 @@ static long client_evict(struct client *client, void *argument)
 	struct test_hmm_migrate_evict *evict = argument;
 	struct counts counts = {};
 
-	if (evict->flags)
+	if (evict->flags & ~TEST_HMM_MIGRATE_SCATTERED)
 		return -EINVAL;
 
 	memset(evict->pages, 0, sizeof(evict->pages));
 	memset(evict->time, 0, sizeof(evict->time));
-	evict->remaining = testdev_evict(client->device, true, &counts);
+	evict->remaining = testdev_evict(client->device, true, evict->flags, &counts);
 	memcpy(evict->pages, counts.pages, sizeof(counts.pages));
 	memcpy(evict->time, counts.time, sizeof(counts.time));
 	return fatal_signal_pending(current) ? -EINTR : 0;
@@ -2111,7 +2146,7 @@ static void testdev_evict_all(struct testdev *device)
 	do {
 		struct counts counts = {};
 
-		remaining = testdev_evict(device, false, &counts);
+		remaining = testdev_evict(device, false, 0, &counts);
 		if (!remaining)
 			return;
 		if (++rounds % 500 == 0)

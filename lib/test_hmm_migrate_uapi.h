@@ -254,10 +254,16 @@ struct test_hmm_migrate_snapshot {
 	__u64 done;
 };
 
+/*
+ * By migrate_device_pfns(): groups of 16 pages that are not one after the other. Of
+ * folios that are larger each page comes back for itself.
+ */
+#define TEST_HMM_MIGRATE_SCATTERED	0x1
+
 /**
  * struct test_hmm_migrate_evict - empty the device, whoever's memory it holds
  * @size: size of this structure in bytes
- * @flags: must be 0
+ * @flags: TEST_HMM_MIGRATE_SCATTERED or 0
  * @pages: (out) number of pages by what became of them
  * @remaining: (out) pages of the device that are still in use
  * @time: (out) nanoseconds by part
@@ -311,6 +317,8 @@ enum {
 	TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
 	TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
 	TEST_HMM_MIGRATE_FAIL_COPY,
+	/* From this chunk on the engine is not told where private memory is. */
+	TEST_HMM_MIGRATE_FAIL_ADDRESS,
 	TEST_HMM_MIGRATE_NR_FAIL,
 };
 

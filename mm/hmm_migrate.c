@@ -905,10 +905,13 @@ static int pipeline_again(struct pipeline *pipeline)
 	return ret;
 }
 
+/* By the caller's numbers: what is too large is ENOMEM, and no warning. */
+#define HMM_MIGRATE_GFP		(GFP_KERNEL | __GFP_NOWARN)
+
 static int again_alloc(struct again_list *list, unsigned long max)
 {
 	list->max = max;
-	list->at = kvmalloc_array(max, sizeof(*list->at), GFP_KERNEL);
+	list->at = kvmalloc_array(max, sizeof(*list->at), HMM_MIGRATE_GFP);
 	return list->at ? 0 : -ENOMEM;
 }
 
@@ -916,9 +919,9 @@ static int chunk_create(struct pipeline *pipeline, struct hmm_migrate_chunk *chu
 			unsigned long max)
 {
 	chunk->migrate = pipeline->migrate;
-	chunk->src = kvmalloc_array(max, sizeof(*chunk->src), GFP_KERNEL);
-	chunk->dst = kvmalloc_array(max, sizeof(*chunk->dst), GFP_KERNEL);
-	chunk->segments = kvmalloc_array(max, sizeof(*chunk->segments), GFP_KERNEL);
+	chunk->src = kvmalloc_array(max, sizeof(*chunk->src), HMM_MIGRATE_GFP);
+	chunk->dst = kvmalloc_array(max, sizeof(*chunk->dst), HMM_MIGRATE_GFP);
+	chunk->segments = kvmalloc_array(max, sizeof(*chunk->segments), HMM_MIGRATE_GFP);
 	return chunk->src && chunk->dst && chunk->segments ? 0 : -ENOMEM;
 }
 
@@ -1003,6 +1006,7 @@ static void hmm_migrate_reset(struct hmm_migrate *migrate)
 {
 	migrate->unmapping = false;
 	migrate->engine_failed = false;
+	migrate->engine_stopped = false;
 	migrate->engine_lost = false;
 	migrate->done = migrate->start;
 	migrate->moved = 0;

@@ -384,6 +384,7 @@ static int copy_segments(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 static void engine_terminate(struct hmm_migrate *migrate)
 {
 	migrate->engine_failed = true;
+	migrate->engine_stopped = true;
 	if (WARN_ONCE(dmaengine_terminate_sync(migrate->dma_chan),
 		      "%s cannot be stopped\n", dma_chan_name(migrate->dma_chan)))
 		migrate->engine_lost = true;
@@ -438,6 +439,9 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
 	copy->submitted = false;
 	copy->length = 0;
 	copy->max = dma_get_max_seg_size(chunk_device(chunk));
+	/* Of whole pages, so that each descriptor begins where a page does. */
+	if (copy->max > PAGE_SIZE)
+		copy->max = round_down(copy->max, PAGE_SIZE);
 	return copy;
 }
 
@@ -447,6 +451,10 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
  *	complete in the order of submission, report an error to the descriptor's
  *	callback, and be able to terminate
  *
+ * Whether a driver reports errors cannot be asked for: one that calls a descriptor back
+ * without a result says that all is well, whatever has happened. With such a channel a
+ * failed copy is taken for a good one, and the contents are lost.
+ *
  * Ordinary and coherent memory is mapped for the channel's device. For private
  * memory, &hmm_migrate_ops.address says where it is: pages that follow each other
  * in pfns must do so there, too. To be used with hmm_migrate_dma_wait() and
@@ -454,9 +462,11 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
  * use the channel.
  *
  * Context: sleeps.
- * Return: 0 if copying has begun, or -ENOMEM. -EINVAL if the channel is not suitable, or
- * there is private memory and no &hmm_migrate_ops.address, -EIO or -ETIMEDOUT if the
- * engine does not take it: then what it has is terminated, and the call ends.
+ * Return: 0 if copying has begun, or -ENOMEM. -EOPNOTSUPP for memory with arm64's tags,
+ * which stays where it is. -EINVAL if the channel is not suitable, or there is private
+ * memory and no &hmm_migrate_ops.address: the call ends with the chunk before. -EIO or
+ * -ETIMEDOUT if the engine does not take it: then what it has is terminated, and the
+ * call ends.
  */
 int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 {
@@ -467,9 +477,13 @@ int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 	if (migrate->engine_failed)
 		return -EIO;
 	if (!engine_is_suitable(migrate->dma_chan) || !chunk_has_addresses(chunk)) {
+		/* The engine may be at work on the chunk before: that is still waited for. */
 		migrate->engine_failed = true;
 		return -EINVAL;
 	}
+	/* No engine copies tags: the task would lose them, and fault at its next access. */
+	if (chunk->args.vma->vm_flags & VM_MTE)
+		return -EOPNOTSUPP;
 	copy = chunk_copy(chunk);
 	if (!copy)
 		return -ENOMEM;
@@ -500,13 +514,13 @@ int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 	struct dma_copy *copy = chunk->private;
 	int ret;
 
-	if (!migrate->engine_failed &&
+	if (!migrate->engine_stopped &&
 	    !wait_for_completion_io_timeout(&copy->done, DMA_COPY_TIMEOUT))
 		engine_terminate(migrate);
 	ret = copy->error;
 	copy_end(chunk, copy);
 	/* It may have been done before that, but nobody knows. */
-	return migrate->engine_failed ? -ETIMEDOUT : ret;
+	return migrate->engine_stopped ? -ETIMEDOUT : ret;
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_dma_wait);
 

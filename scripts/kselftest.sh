@@ -43,6 +43,8 @@ done
 [ ${#programs[@]} -gt 0 ] ||
 	die "the series has no kselftest yet: there is nothing to run."
 
+leaks=''
+if [ "$config" = debug ]; then leaks=must; fi
 filters=''
 for t in ${TESTS-}; do
 	case $t in
@@ -62,8 +64,11 @@ insmod \$HMM_MIGRATE_MODULE || exit 100
 echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0 || exit 103
 # For the test that wants I/O to take a while.
-[ ! -e /lib/null_blk.ko ] || { insmod /lib/null_blk.ko nr_devices=1 gb=1 memory_backed=1 \
-	irqmode=2 completion_nsec=5000000000 && mkswap /dev/nullb0 65536 >/dev/null; } || exit 106
+if [ -e /lib/null_blk.ko ]; then
+	insmod /lib/null_blk.ko nr_devices=1 gb=1 memory_backed=1 irqmode=2 \
+		completion_nsec=5000000000 && mkswap /dev/nullb0 65536 >/dev/null || exit 106
+	export HMM_MIGRATE_SLOW_SWAP=/dev/nullb0
+fi
 # khugepaged must not make huge pages of what a test wants to be small.
 echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 # KUnit ran when the kernel booted. Its lines must not pass for this test's.
@@ -85,7 +90,7 @@ while kill -0 \$rmmod 2>/dev/null; do
 done
 wait \$rmmod || exit 101
 [ ! -e /lib/test_hmm_migrate_dma.ko ] || rmmod test_hmm_migrate_dma || exit 105
-leaks || exit 102
+leaks $leaks || exit 102
 [ ! -e /after ] || . /after
 exit \$rc
 E2

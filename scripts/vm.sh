@@ -98,12 +98,12 @@ find "$root/fs" -exec touch -h -d @0 {} +
 
 # With more virtual CPUs than processors, one that spins for a lock or waits for an
 # IPI waits for one that does not run: a fifth of the torture's time, with slices of
-# 3 ms. sched_setattr() asks for 0.5 ms, and all threads inherit it. Where the kernel
-# is older than 6.12 this does nothing.
+# 3 ms. sched_setattr() asks for 0.5 ms, policy and nice as they are, and all threads
+# inherit it. A kernel older than 6.12 knows no slices.
 slice=()
 if [ "$cpus" -gt "$(nproc)" ]; then
 	# shellcheck disable=SC2016 # perl's, not the shell's
-	slice=(perl -e '$slice = pack("LLQlLQ3", 48, 0, 0, 0, 0, 500_000, 0, 0);
+	slice=(perl -e '$slice = pack("LLQlLQ3", 48, 0, 8, getpriority(0, 0), 0, 500_000, 0, 0);
 			syscall 314, 0, $slice, 0;
 			exec @ARGV or die "$ARGV[0]: $!\n"')
 fi

@@ -176,6 +176,7 @@ enum hmm_migrate_step {
  * @unmapping: (out) this task is unmapping pages for this call at the moment, so that
  *	invalidations by it are the migration's own
  * @engine_failed: (out) the engine does not do what it should; that ends the call
+ * @engine_stopped: (out) it has been terminated: there is nothing to wait for
  * @engine_lost: (out) and it could not be stopped: the memory that it may still write
  *	to is not given back
  * @done: (out) where it ended: everything before it is in one of the counts that
@@ -207,6 +208,7 @@ struct hmm_migrate {
 
 	bool unmapping;
 	bool engine_failed;
+	bool engine_stopped;
 	bool engine_lost;
 	unsigned long done;
 	unsigned long moved;

@@ -1109,6 +1109,23 @@ TEST_F_TIMEOUT(device, migrate_ends_at_a_gap, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, half * page_size, 1));
 }
 
+/* Where page tables of some level have never been. */
+TEST_F_TIMEOUT(device, snapshot_without_page_tables, TIMEOUT)
+{
+	size_t size = 2UL << 30;
+	unsigned char *memory;
+
+	memory = mmap((void *)(1UL << 44), size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)memory);
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_NONE));
+	memory[size / 2] = 1;
+	EXPECT_EQ(PAGES, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_NONE));
+	memory[0] = 1;
+	EXPECT_EQ(1, pages_at(self->fd, memory, PAGES, TEST_HMM_MIGRATE_SYSTEM));
+	munmap(memory, size);
+}
+
 /* Split on the way out or not: the contents count here. */
 TEST_F_TIMEOUT(device, transparent_huge_page, TIMEOUT)
 {
@@ -2097,7 +2114,8 @@ static const struct {
 	{ "read", TEST_HMM_MIGRATE_READ, sizeof(struct test_hmm_migrate_access) },
 	{ "write", TEST_HMM_MIGRATE_WRITE, sizeof(struct test_hmm_migrate_access) },
 	{ "snapshot", TEST_HMM_MIGRATE_SNAPSHOT, sizeof(struct test_hmm_migrate_snapshot) },
-	{ "evict", TEST_HMM_MIGRATE_EVICT, sizeof(struct test_hmm_migrate_evict) },
+	{ "evict", TEST_HMM_MIGRATE_EVICT, sizeof(struct test_hmm_migrate_evict),
+	  TEST_HMM_MIGRATE_SCATTERED },
 	{ "statistics", TEST_HMM_MIGRATE_STATISTICS, sizeof(struct test_hmm_migrate_statistics),
 	  TEST_HMM_MIGRATE_RESET },
 	/* Has no flags; what to inject is in their place. */
@@ -2498,14 +2516,14 @@ TEST_F_TIMEOUT(two_devices, against_each_other, TIMEOUT)
 
 /* The module goes away under a living process. */
 
-static int load_module(const char *path)
+static int load_module(const char *path, const char *parameters)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	int ret;
 
 	if (fd < 0)
 		return -errno;
-	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	ret = syscall(SYS_finit_module, fd, parameters, 0) ? -errno : 0;
 	close(fd);
 	return ret;
 }
@@ -2568,7 +2586,8 @@ TEST(unload_with_memory_on_the_device)
 	EXPECT_EQ(0, reap(pid));
 	close(ready[1]);
 	EXPECT_EQ(0, wrong(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part, 1));
-	ASSERT_EQ(0, load_module(path));
+	EXPECT_EQ(-EINVAL, load_module(path, "size_mb=3"));
+	ASSERT_EQ(0, load_module(path, ""));
 	munmap(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part);
 }
 

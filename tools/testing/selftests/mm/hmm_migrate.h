@@ -582,11 +582,18 @@ static inline long device_used(int fd, unsigned long expected)
 	return used;
 }
 
-static inline int evict(int fd, struct test_hmm_migrate_evict *argument)
+static inline int evict_by(int fd, unsigned int flags,
+			   struct test_hmm_migrate_evict *argument)
 {
 	memset(argument, 0, sizeof(*argument));
 	argument->size = sizeof(*argument);
+	argument->flags = flags;
 	return device_ioctl(fd, TEST_HMM_MIGRATE_EVICT, argument);
+}
+
+static inline int evict(int fd, struct test_hmm_migrate_evict *argument)
+{
+	return evict_by(fd, 0, argument);
 }
 
 /* How many pages the device got for itself alone, or -errno. */
@@ -785,6 +792,18 @@ migrate_against_each_other(struct __test_metadata *_metadata, int first,
 	EXPECT_EQ(0, wrong(memory, npages * page_size, 1));
 }
 
+/* As the OOM killer has it done: the memory goes before the threads are gone. */
+static inline void kill_and_release(pid_t pid)
+{
+	int fd = syscall(SYS_pidfd_open, pid, 0);
+
+	kill(pid, SIGKILL);
+	/* EAGAIN: somebody would have to be waited for. ESRCH: it was faster. */
+	while (syscall(SYS_process_mrelease, fd, 0) && errno == EAGAIN)
+		;
+	close(fd);
+}
+
 /* Somebody who dies in the middle of a migration, again and again. */
 static inline void kill_while_migrating(struct __test_metadata *_metadata,
 					unsigned int device,
@@ -818,7 +837,10 @@ static inline void kill_while_migrating(struct __test_metadata *_metadata,
 		/* It is in the middle of its second trip or a later one. */
 		ASSERT_TRUE(wait_for(ready[0]));
 		usleep(round * 700 % 20000);
-		kill(pid, SIGKILL);
+		if (round % 2)
+			kill_and_release(pid);
+		else
+			kill(pid, SIGKILL);
 		EXPECT_EQ(-1, reap(pid));
 		ASSERT_EQ(0, wrong(memory, npages * page_size, 1));
 		close(ready[0]);

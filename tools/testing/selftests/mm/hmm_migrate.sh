@@ -37,6 +37,8 @@ cleanup()
 		modprobe -r zram
 	fi
 	if [ -n "$null_blk" ]; then
+		# A test that did not come to its end may have left it on.
+		swapoff /dev/nullb0 2> /dev/null
 		modprobe -r null_blk
 	fi
 	if [ -n "$driver" ]; then
@@ -49,10 +51,11 @@ cleanup()
 
 add_swap()
 {
-	if [ ! -e /sys/block/zram0 ]; then
+	if [ ! -e /sys/module/zram ]; then
 		modprobe -q zram || return
 		zram=y
 	fi
+	[ -e /sys/block/zram0 ] || return
 	# Somebody else's, if it has a size.
 	[ "$(cat /sys/block/zram0/disksize)" = 0 ] || return
 	echo 64M > /sys/block/zram0/disksize || return
@@ -67,7 +70,7 @@ add_slow_swap()
 	modprobe -q null_blk nr_devices=1 gb=1 memory_backed=1 irqmode=2 \
 		completion_nsec=5000000000 || return
 	null_blk=y
-	mkswap /dev/nullb0 65536 > /dev/null
+	mkswap /dev/nullb0 65536 > /dev/null && export HMM_MIGRATE_SLOW_SWAP=/dev/nullb0
 }
 
 [ "$(id -u)" = 0 ] || skip "must be run as root"

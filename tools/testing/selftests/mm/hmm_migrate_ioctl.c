@@ -105,7 +105,7 @@ static const struct command commands[] = {
 	COMMAND(READ, access, IN(access, done), .ranged = true),
 	COMMAND(WRITE, access, IN(access, done), .ranged = true),
 	COMMAND(SNAPSHOT, snapshot, IN(snapshot, done), .ranged = true),
-	COMMAND(EVICT, evict, IN(evict, pages)),
+	COMMAND(EVICT, evict, IN(evict, pages), .flags = TEST_HMM_MIGRATE_SCATTERED),
 	COMMAND(STATISTICS, statistics, IN(statistics, to_device),
 		.flags = TEST_HMM_MIGRATE_RESET),
 	COMMAND(INJECT, inject, sizeof(ARGUMENT(inject)), .flagless = true),
@@ -1408,7 +1408,8 @@ TEST_F_TIMEOUT(ioctl, injections_stay, TIMEOUT)
 	struct test_hmm_migrate_range range;
 	unsigned int what, i;
 
-	for (what = 0; what < TEST_HMM_MIGRATE_NR_FAIL; what++) {
+	/* What follows is of the engine. */
+	for (what = 0; what <= TEST_HMM_MIGRATE_FAIL_COPY; what++) {
 		struct input input = wrong_input(bench, command, "times", -EINVAL);
 
 		ASSERT_EQ(0, inject(bench->fd, what, npages, 1));

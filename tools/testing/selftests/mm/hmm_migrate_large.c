@@ -1233,6 +1233,13 @@ TEST_F_TIMEOUT(whole, locked_for_long, TIMEOUT)
 	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
 	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+
+	/* There is one lock for all of its pages. */
+	holder.hold.length = 2 * page_size;
+	holder.hold.usec = 1000;
+	hold_range(&holder);
+	EXPECT_EQ(0, holder.ret);
+	EXPECT_EQ(1, holder.hold.pages);
 }
 
 /* Faults */
@@ -1427,6 +1434,18 @@ TEST_F_TIMEOUT(whole, no_folio_on_the_device, TIMEOUT)
 
 	/* The same for a hole. */
 	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     folio_pages, whole_flag, &self->range));
+	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_TRUE(smaller_at(self->fd, self->memory,
+			       TEST_HMM_MIGRATE_THIS_DEVICE));
+	EXPECT_EQ(0, nonzero(self->memory, folio_size));
+
+	/* And for the huge zero page. */
+	if (folio_order != HUGE_ORDER)
+		return;
+	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_EQ(0, nonzero(self->memory, folio_size));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
 			     folio_pages, whole_flag, &self->range));
 	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
@@ -1691,6 +1710,21 @@ TEST_F_TIMEOUT(whole, eviction, TIMEOUT)
 	EXPECT_EQ(folio_pages, argument.remaining);
 	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
+}
+
+/* By groups of 16 pages: up to that size folios come back whole. */
+TEST_F_TIMEOUT(whole, scattered_eviction, TIMEOUT)
+{
+	unsigned int order = folio_order <= 4 ? folio_order : 0;
+	struct test_hmm_migrate_evict argument;
+
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(0, evict_by(self->fd, TEST_HMM_MIGRATE_SCATTERED, &argument));
+	EXPECT_EQ(folio_pages, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, argument.remaining);
+	EXPECT_TRUE(placed(self->fd, self->memory, folio_pages,
+			   TEST_HMM_MIGRATE_SYSTEM, order, order));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 /* Evicts until nothing is left on the device: a page may be busy for a moment. */

@@ -7,8 +7,8 @@
  * memory free again.
  *
  * Needs root; for all of the tests also coherent memory, the engine, a second node
- * with memory, and swap space whose I/O takes seconds at /dev/nullb0: null_blk with
- * memory_backed=1, irqmode=2 and completion_nsec=, and mkswap.
+ * with memory, and swap space whose I/O takes seconds, which HMM_MIGRATE_SLOW_SWAP
+ * names: null_blk with memory_backed=1, irqmode=2 and completion_nsec=, and mkswap.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
@@ -447,9 +447,6 @@ TEST_F_TIMEOUT(range, locked_for_long, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
 
-/* Swap space whose I/O takes a while, if somebody has made it: null_blk can do it. */
-#define SLOW_SWAP	"/dev/nullb0"
-
 /* To the swap, and back before its I/O is over: what is mapped is under writeback. */
 static bool start_writeback(unsigned char *memory, size_t size)
 {
@@ -464,12 +461,14 @@ TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 	unsigned char *parts[] = { small, self->memory };
 	/* CPUs keep up to 64 places each of the swap space that was in use before. */
 	unsigned long counts[] = { 64 * (get_nprocs() + 2), npages / 2 }, moved;
+	const char *slow_swap = getenv("HMM_MIGRATE_SLOW_SWAP");
 	unsigned int i;
 
+	if (!slow_swap)
+		SKIP(return, "HMM_MIGRATE_SLOW_SWAP does not say where slow swap space is");
 	if (counts[0] > npages / 2)
 		SKIP(return, "too many CPUs, which keep more places than there are pages");
-	if (swapon(SLOW_SWAP, SWAP_FLAG_PREFER | 100))
-		SKIP(return, "no swap space at " SLOW_SWAP);
+	ASSERT_EQ(0, swapon(slow_swap, SWAP_FLAG_PREFER | 100));
 	for (i = 0; i < ARRAY_SIZE(parts); i++) {
 		EXPECT_TRUE(start_writeback(parts[i], counts[i] * page_size));
 		/* The three calls do not wait, and on a slow machine some I/O is over. */
@@ -486,7 +485,7 @@ TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 					      TEST_HMM_MIGRATE_THIS_DEVICE));
 	}
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
-	EXPECT_EQ(0, swapoff(SLOW_SWAP));
+	EXPECT_EQ(0, swapoff(slow_swap));
 }
 
 /* By another migration, that is not waited for so long. */
@@ -695,6 +694,27 @@ TEST_F_TIMEOUT(range, cancel, TIMEOUT)
 	EXPECT_LT(0, cancelled);
 }
 
+/* It is for hmm_migrate_range() alone. */
+TEST_F_TIMEOUT(range, cancel_of_three_calls, TIMEOUT)
+{
+	struct bystander bystander = { .memory = self->memory, .fd = self->fd };
+	struct test_hmm_migrate_range range;
+	unsigned int i;
+
+	ASSERT_EQ(0, pthread_create(&bystander.thread, NULL, cancel_calls, &bystander));
+	for (i = 0; i < 20; i++) {
+		EXPECT_EQ(0, migrate_chunks(self->fd, i % 2 ? TEST_HMM_MIGRATE_TO_SYSTEM :
+					    TEST_HMM_MIGRATE_TO_DEVICE, self->memory, npages,
+					    TEST_HMM_MIGRATE_BARE, 65536, &range));
+		EXPECT_EQ(npages, range.pages[TEST_HMM_MIGRATE_MOVED]);
+	}
+	bystander.stop = true;
+	pthread_join(bystander.thread, NULL);
+	EXPECT_EQ(0, bystander.errors);
+	EXPECT_EQ(0, bystander.rounds);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
 TEST_F_TIMEOUT(range, kill, TIMEOUT)
 {
 	kill_while_migrating(_metadata, variant->device, self->memory, npages,
@@ -850,6 +870,30 @@ TEST_F_TIMEOUT(engine, hangs, TIMEOUT)
 	EXPECT_EQ(2 * 65536 / page_size, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 	ASSERT_TRUE(write_number(ENGINE "hang", 0));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, TEST_HMM_MIGRATE_ENGINE, 0, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/*
+ * Nobody says where the memory of the second chunk is, while the engine is at work on
+ * the first one: that one moves, and what the engine writes to is nobody else's.
+ */
+TEST_F_TIMEOUT(engine, no_address, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+
+	ASSERT_TRUE(write_number(ENGINE "latency_ns", SLOWLY));
+	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_ADDRESS, 2, 1));
+	EXPECT_EQ(-EINVAL, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+					  npages / 2, TEST_HMM_MIGRATE_ENGINE, 65536,
+					  &self->range));
+	EXPECT_EQ(65536 / page_size, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_LE(65536 / page_size, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(0, device_wrong_part(self->fd, self->memory, SIZE / 2,
+				       SIZE / 2 + 65536, 1));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
 				    npages, TEST_HMM_MIGRATE_ENGINE, 0, &self->range));
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);

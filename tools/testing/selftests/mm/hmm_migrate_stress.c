@@ -25,8 +25,9 @@
  *			     end; without names, as the system has it
  *
  * Needs root, swap, cgroup v2 with memory, debugfs, the engine of
- * lib/test_hmm_migrate_dma.c and a second node with memory; without fault injection by
- * task (CONFIG_FAULT_INJECTION) or gup_test, it does without.
+ * lib/test_hmm_migrate_dma.c and a second node with memory, and is skipped without;
+ * without fault injection by task (CONFIG_FAULT_INJECTION), gup_test, userfaultfd or a
+ * second CPU, it does without.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
@@ -218,6 +219,7 @@ struct thread {
  * @phase: odd: processes park; even: they go on
  * @joined: in how many of them all threads have ended, in this phase
  * @parked: how many have put their memory on the devices
+ * @on_devices: how many pages of theirs are there
  * @failed: something was lost; nobody goes on
  * @stop: the last round is over
  * @hotplug: 1 + the process that switches a CPU, or 0
@@ -240,6 +242,7 @@ struct shared {
 	atomic_ulong phase;
 	atomic_ulong joined;
 	atomic_ulong parked;
+	atomic_ulong on_devices;
 	atomic_bool failed;
 	atomic_bool stop;
 	atomic_uint hotplug;
@@ -777,7 +780,7 @@ static int migrate_part(struct thread *thread, int fd, unsigned long request,
 	if (request == TEST_HMM_MIGRATE_TO_NODE)
 		range.node = random[3] / 64 % 2;
 	ret = device_ioctl(fd, request, &range);
-	if (ret == -EINVAL || ret == -ENODEV)
+	if ((ret == -EINVAL || ret == -ENODEV) && !range.done)
 		return ret;
 	/* The kernel could not even tell. */
 	if (ret == -EFAULT && thread->armed && !range.done)
@@ -889,7 +892,8 @@ static int run_evict(struct thread *thread, const struct draw *draw)
 {
 	struct test_hmm_migrate_evict argument;
 
-	return evict(device_of(thread, draw->random[0]), &argument);
+	return evict_by(device_of(thread, draw->random[0]),
+			draw->random[1] & 1 ? TEST_HMM_MIGRATE_SCATTERED : 0, &argument);
 }
 
 /* Compare what is mine of what was read to thread->buffer. */
@@ -1697,6 +1701,7 @@ static const struct kind {
 	unsigned int weight;
 	int (*run)(struct thread *thread, const struct draw *draw);
 	int errors[7];
+	const char *needs;
 } kinds[] = {
 	{ "to_device", 110, run_to_device, MIGRATE_ERRORS },
 	{ "to_device_bare", 80, run_to_device_bare, MIGRATE_ERRORS },
@@ -1704,7 +1709,9 @@ static const struct kind {
 	{ "to_system_bare", 40, run_to_system_bare, MIGRATE_ERRORS },
 	{ "relocate", 20, run_relocate, MIGRATE_ERRORS },
 	{ "to_node", 40, run_to_node, MIGRATE_ERRORS },
-	{ "by_engine", 20, run_by_engine, MIGRATE_ERRORS },
+	/* EINVAL: of the engine, who is not told where memory is. */
+	{ "by_engine", 20, run_by_engine,
+	  { EFAULT, ENOMEM, EIO, ECANCELED, EOPNOTSUPP, EINVAL } },
 	{ "reopen", 13, run_reopen, MIGRATE_ERRORS },
 	{ "evict", 12, run_evict, { ENOMEM } },
 	{ "device_read", 50, run_device_read, { EFAULT, EBUSY } },
@@ -1734,14 +1741,15 @@ static const struct kind {
 	{ "mergeable", 13, run_mergeable },
 	{ "other_advice", 13, run_other_advice, { EBADF } },
 	{ "fork_advice", 13, run_fork_advice, { EINVAL } },
-	{ "pin", 20, run_pin, { EFAULT, EBUSY } },
+	{ "pin", 20, run_pin, { EFAULT, EBUSY }, GUP_TEST },
 	{ "vmsplice", 13, run_vmsplice, { EFAULT, EAGAIN } },
-	{ "write_protect", 20, run_write_protect, { ENOENT, EAGAIN } },
+	{ "write_protect", 20, run_write_protect, { ENOENT, EAGAIN },
+	  "/dev/userfaultfd" },
 	{ "userfault_move", 15, run_userfault_move,
-	  { ENOENT, EAGAIN, EBUSY, EINVAL, EEXIST, EFAULT } },
+	  { ENOENT, EAGAIN, EBUSY, EINVAL, EEXIST, EFAULT }, "/dev/userfaultfd" },
 	{ "memcg", 12, run_memcg, { EAGAIN } },
 	{ "settings", 13, run_settings },
-	{ "hotplug", 12, run_hotplug, { EBUSY } },
+	{ "hotplug", 12, run_hotplug, { EBUSY }, "/sys/devices/system/cpu/cpu1/online" },
 	{ "move_pages", 13, run_move_pages, { EFAULT, ENOENT } },
 	{ "proc", 12, run_proc, { EINVAL } },
 	{ "proc_mem", 15, run_proc_mem, { EFAULT, EIO } },
@@ -1769,8 +1777,8 @@ static bool is_chosen(const char *chosen, const char *name)
 }
 
 /*
- * All of them, or those of the environment, to look for what one of them breaks.
- * Returns whether there are all that it names.
+ * All that the system can do, or those of the environment, to look for what one of them
+ * breaks. Returns whether there are all that it names.
  */
 static bool set_weights(void)
 {
@@ -1785,6 +1793,8 @@ static bool set_weights(void)
 	for (kind = 0; kind < NR_KINDS; kind++) {
 		weights[kind] = kinds[kind].weight;
 		if (chosen && !is_chosen(chosen, kinds[kind].name))
+			weights[kind] = 0;
+		if (kinds[kind].needs && access(kinds[kind].needs, F_OK))
 			weights[kind] = 0;
 		found += !!weights[kind];
 		total_weight += weights[kind];
@@ -2026,6 +2036,7 @@ static void put_on_device(struct thread *thread, int fd, struct area *area)
 	if (before < 0 || after - before != (long)thread->arrived)
 		lost(thread, "%lu pages of area %u have arrived, and there were %ld, are %ld",
 		     thread->arrived, area->kind, before, after);
+	shared->on_devices += after;
 }
 
 /* So that the module goes away with all that it may have. */
@@ -2205,8 +2216,12 @@ static bool unload_and_reload(void)
 {
 	const char *path = getenv("HMM_MIGRATE_MODULE");
 
-	if (path && !(unload() && reload(path)))
+	if (!shared->on_devices) {
+		say("# nothing at all is on the devices\n");
 		shared->failed = true;
+	} else if (path && !(unload() && reload(path))) {
+		shared->failed = true;
+	}
 	return !shared->failed;
 }
 
@@ -2247,6 +2262,7 @@ static bool supervise_round(uint64_t *random, unsigned int *generation,
 		return false;
 	shared->joined = 0;
 	shared->parked = 0;
+	shared->on_devices = 0;
 	if (time(NULL) >= deadline)
 		shared->stop = true;
 	shared->phase = phase + 2;
@@ -2299,7 +2315,7 @@ static unsigned int count_never_done(void)
 	unsigned int kind, count = 0;
 
 	for (kind = 0; kind < NR_KINDS; kind++) {
-		if (shared->done[kind])
+		if (shared->done[kind] || !weights[kind])
 			continue;
 		say("# %s was never done\n", kinds[kind].name);
 		count++;
@@ -2555,6 +2571,8 @@ static void quiet_faults(void)
 	write_text(FAULTS "fail_page_alloc/min-order", "0");
 }
 
+static bool swapped;
+
 /* For each of the names: on, all with the same priority, or off. */
 static unsigned int switch_swap(bool on)
 {
@@ -2563,6 +2581,7 @@ static unsigned int switch_swap(bool on)
 	char name[PATH_MAX];
 	int length;
 
+	swapped = on;
 	while (sscanf(names, " %4095s%n", name, &length) == 1) {
 		names += length;
 		if (!(on ? swapon(name, SWAP_FLAG_PREFER | 1) : swapoff(name)))
@@ -2601,6 +2620,26 @@ static void set_system_down(void)
 	rmdir(CGROUP);
 }
 
+/* What the operations cannot do without, or NULL. */
+static const char *what_is_missing(void)
+{
+	static const struct {
+		const char *path;
+		const char *name;
+	} needs[] = {
+		{ "/dev/hmm_migrate0", "devices: load test_hmm_migrate" },
+		{ "/sys/module/test_hmm_migrate_dma", "engine: load test_hmm_migrate_dma" },
+		{ "/sys/devices/system/node/node1", "second node with memory" },
+		{ "/sys/fs/cgroup/cgroup.controllers", "cgroup v2" },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(needs); i++)
+		if (access(needs[i].path, F_OK))
+			return needs[i].name;
+	return NULL;
+}
+
 FIXTURE(stress)
 {
 	time_t seconds;
@@ -2608,11 +2647,15 @@ FIXTURE(stress)
 
 FIXTURE_SETUP(stress)
 {
-	const char *text = getenv("HMM_MIGRATE_SECONDS");
+	const char *text;
 
 	page_size = sysconf(_SC_PAGESIZE);
 	if (page_size != PAGE)
 		SKIP(return, "made for pages of 4 KiB");
+	text = what_is_missing();
+	if (text)
+		SKIP(return, "there is no %s", text);
+	text = getenv("HMM_MIGRATE_SECONDS");
 	self->seconds = text ? strtol(text, NULL, 0) : 20;
 	text = getenv("HMM_MIGRATE_SEED");
 	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
@@ -2626,6 +2669,8 @@ FIXTURE_SETUP(stress)
 
 FIXTURE_TEARDOWN(stress)
 {
+	if (swapped)
+		switch_swap(false);
 	set_system_down();
 }
 
