@@ -6,8 +6,9 @@
 #   Noticed-by: the test, as in the TAP, that has to fail for it;
 #               or 'splat: REGEX', which the kernel's log has to match;
 #               or 'output: REGEX', which the output has to match
-# There can be several Noticed-by: each must. Only the tests that they name are
-# run, or all if none is named.
+#   Tests: names of tests, for those that make the kernel or the output say it
+# There can be several Noticed-by: each must. Only the tests that they and Tests
+# name are run, or all if none is named.
 
 . "$(dirname "$0")/lib.sh"
 NAME=mutants
@@ -70,7 +71,7 @@ try()
 		*)	tests+=("$by") ;;
 		esac
 	done < <(field Noticed-by "$m")
-	if TESTS="${tests[*]}" KSELFTEST_TREE=$tree KSELFTEST_LOG=$log KSELFTEST_CONFIG=$config \
+	if TESTS="${tests[*]} $(field Tests "$m")" KSELFTEST_TREE=$tree KSELFTEST_LOG=$log KSELFTEST_CONFIG=$config \
 	   "$SCRIPTS/kselftest.sh" >"$log/kselftest.log" 2>&1; then
 		echo "nothing noticed it: see $(rel "$log/kselftest.log")"
 		return 1
