@@ -101,6 +101,7 @@ leaks $leaks || exit 102
 exit \$rc
 EOF
 
+commit=$(kgit rev-parse --short HEAD)
 say "torture: $minutes minutes on the $config kernel, seed $seed${load:+, with $load}"
 vm=0
 "$SCRIPTS/vm.sh" "${options[@]}" || vm=$?
@@ -108,7 +109,7 @@ operations=$(grep -o '^# operations .*' "$out" | tr -d '\r') || true
 # Which runs there were, and of what: a line each.
 result()
 {
-	echo "$(date +%F) $(kgit rev-parse --short HEAD) $config${load:+ with $load} minutes $minutes seed $seed ${KINDS:+kinds $KINDS }$1 ${operations#\# }" >>"$runs"
+	echo "$(date +%F) $commit $config${load:+ with $load} minutes $minutes seed $seed ${KINDS:+kinds $KINDS }$1 ${operations#\# }" >>"$runs"
 }
 bad()
 {
