@@ -1658,14 +1658,19 @@ static const struct hmm_migrate_ops call_to_node_ops = {
 
 /* The same by the engine. */
 
-/* A driver may forget its address op, and has memory then that needs none. */
+/*
+ * A driver may forget its address op, if it has memory that needs none. For user space
+ * EINVAL is what is wrong with its argument.
+ */
 static int engine_copy(struct hmm_migrate_chunk *chunk)
 {
 	struct call *call = chunk_call(chunk);
+	int ret;
 
 	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_ADDRESS, 0))
 		call->ops.address = NULL;
-	return hmm_migrate_dma_copy(chunk);
+	ret = hmm_migrate_dma_copy(chunk);
+	return ret == -EINVAL ? -EIO : ret;
 }
 
 #define ENGINE_OPS						\

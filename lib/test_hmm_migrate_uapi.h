@@ -118,7 +118,7 @@ struct test_hmm_migrate_info {
 #define TEST_HMM_MIGRATE_STOP_NO_MEMORY	0x40
 /* Stop after a chunk that could not be copied: EIO. Not with BARE. */
 #define TEST_HMM_MIGRATE_STOP_ON_ERROR	0x80
-/* Copy by the engine of lib/test_hmm_migrate_dma.c. Not with BARE. */
+/* Copy by the engine of lib/test_hmm_migrate_dma.c: EIO if it is refused. Not with BARE. */
 #define TEST_HMM_MIGRATE_ENGINE		0x100
 /* Where the device is full, evict. To the device only. Not with BARE. */
 #define TEST_HMM_MIGRATE_MAKE_ROOM	0x200

@@ -2382,7 +2382,7 @@ static bool may_return(struct fuzz *fuzz, int ret)
 		return is_one_of(command, BIT_OF(WRITE));
 	case EIO:
 		return is_one_of(command, MIGRATES) &&
-		       flags & TEST_HMM_MIGRATE_STOP_ON_ERROR;
+		       flags & (TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE);
 	case ENODEV:
 		return is_one_of(command, MIGRATES) && !fuzz->bench->engine &&
 		       flags & TEST_HMM_MIGRATE_ENGINE;

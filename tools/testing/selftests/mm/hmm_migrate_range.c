@@ -886,9 +886,9 @@ TEST_F_TIMEOUT(engine, no_address, TIMEOUT)
 
 	ASSERT_TRUE(write_number(ENGINE "latency_ns", SLOWLY));
 	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_ADDRESS, 2, 1));
-	EXPECT_EQ(-EINVAL, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
-					  npages / 2, TEST_HMM_MIGRATE_ENGINE, 65536,
-					  &self->range));
+	EXPECT_EQ(-EIO, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small,
+				       npages / 2, TEST_HMM_MIGRATE_ENGINE, 65536,
+				       &self->range));
 	EXPECT_EQ(65536 / page_size, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_LE(65536 / page_size, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
 	EXPECT_EQ(0, device_wrong_part(self->fd, self->memory, SIZE / 2,
