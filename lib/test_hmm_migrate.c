@@ -1501,7 +1501,7 @@ static int client_move(struct client *client,
  * @migrate: what is asked of it
  * @flight: all of the range
  * @make_room: the allocator evicts
- * @ops: what the engine's calls have of their own
+ * @ops: its ops, of which it can have fewer than others
  */
 struct call {
 	struct testdev *device;
@@ -1765,6 +1765,18 @@ static void call_count(const struct hmm_migrate *migrate, struct counts *counts)
 	time[TEST_HMM_MIGRATE_TIME_FINALIZE] += migrate->time[HMM_MIGRATE_STEP_FINALIZE];
 }
 
+/*
+ * Most drivers will want ordinary memory by the vma's policy, and need no op for that;
+ * we have one so that it can be made to fail.
+ */
+static void call_default_alloc(struct call *call, enum direction direction)
+{
+	struct injection *inject = &call->device->inject[TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC];
+
+	if (direction == TO_SYSTEM && !READ_ONCE(inject->times))
+		call->ops.alloc = NULL;
+}
+
 static int client_call(struct client *client,
 		       struct test_hmm_migrate_range *range,
 		       enum direction direction, struct counts *counts)
@@ -1779,7 +1791,7 @@ static int client_call(struct client *client,
 			.mm = client->mm,
 			.start = range->addr,
 			.end = range->addr + range->length,
-			.ops = call_ops[false][direction],
+			.ops = &call.ops,
 			.pgmap_owner = client->device,
 			.select = device_select(client->device,
 						direction != TO_SYSTEM && !relocate) |
@@ -1794,10 +1806,8 @@ static int client_call(struct client *client,
 	};
 	int ret;
 
-	if (use_engine) {
-		call.ops = *call_ops[true][direction];
-		call.migrate.ops = &call.ops;
-	}
+	call.ops = *call_ops[use_engine][direction];
+	call_default_alloc(&call, direction);
 	client_take_off(client, &call.flight, range->addr,
 			range->addr + range->length, &call.migrate);
 	if (direction == TO_SYSTEM)

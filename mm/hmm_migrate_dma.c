@@ -542,3 +542,5 @@ void hmm_migrate_dma_release(struct hmm_migrate_chunk *chunk)
 	chunk->private = NULL;
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_dma_release);
+
+#include "migrate_vma/tests/dma-kunit.h"

@@ -175,7 +175,8 @@ enum hmm_migrate_step {
  *	WRITE_ONCE()
  * @unmapping: (out) this task is unmapping pages for this call at the moment, so that
  *	invalidations by it are the migration's own
- * @engine_failed: (out) the engine does not do what it should; that ends the call
+ * @engine_failed: (out) the engine does not do what it should, or cannot be asked to:
+ *	it does not copy memory, or is not told where memory is; that ends the call
  * @engine_stopped: (out) it has been terminated: there is nothing to wait for
  * @engine_lost: (out) and it could not be stopped: the memory that it may still write
  *	to is not given back

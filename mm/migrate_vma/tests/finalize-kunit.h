@@ -211,6 +211,85 @@ static void test_trip_fills_hole(struct kunit *test)
 	test_range_exit(test, range);
 }
 
+/* The driver had a page for what then has not migrated after all: it goes away. */
+static void test_trip_frees_what_nothing_needs(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct page *page = test_page(range, 2), *newpage;
+	struct migrate_tally tally = {};
+	struct migrate_unit unit;
+
+	test_begin(test, range, -1);
+	newpage = migrate_pfn_to_page(range->dst[2]);
+	get_page(newpage);
+	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, range->src, NULL, 2, 3));
+	migrate_unit_restore(&unit, NULL, true);
+	KUNIT_EXPECT_EQ(test, range->src[2], 0);
+	test_pages(range, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
+	test_end(range, &tally);
+	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 2), page);
+	KUNIT_EXPECT_FALSE(test, PageLocked(newpage));
+	KUNIT_EXPECT_EQ(test, page_count(newpage), 1);
+	put_page(newpage);
+	test_range_exit(test, range);
+}
+
+/* A folio as the second stage leaves it, of four pages and with one reference. */
+static struct folio *test_unmapped_folio(struct kunit *test, struct test_range *range)
+{
+	struct folio *folio = folio_alloc(GFP_HIGHUSER_MOVABLE, 2);
+
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	KUNIT_ASSERT_EQ(test, 0, mem_cgroup_charge(folio, current->mm, GFP_KERNEL));
+	folio->mapping = (void *)range->migrate.vma->anon_vma + PAGE_MAPPING_ANON;
+	folio->index = linear_page_index(range->migrate.vma, range->migrate.start);
+	folio_lock(folio);
+	return folio;
+}
+
+/*
+ * The driver has a page for each of its parts, but somebody has a reference, and it
+ * cannot be split: it stays as it is, and the driver's pages go away.
+ */
+static void test_folio_that_cannot_be_split(struct kunit *test)
+{
+	struct test_range *range = test_range_init(test);
+	struct folio *folio = test_unmapped_folio(test, range);
+	struct migrate_tally tally = {};
+	struct page *pages[4];
+	unsigned int i;
+
+	range->src[0] = migrate_pfn(folio_pfn(folio)) | MIGRATE_PFN_MIGRATE |
+			MIGRATE_PFN_COMPOUND;
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		pages[i] = alloc_page(GFP_HIGHUSER_MOVABLE);
+		KUNIT_ASSERT_NOT_NULL(test, pages[i]);
+		lock_page(pages[i]);
+		get_page(pages[i]);
+		range->dst[i] = migrate_pfn(page_to_pfn(pages[i]));
+	}
+	folio_get(folio);
+	migrate_stage_pages(range->src, range->dst, ARRAY_SIZE(pages), NULL, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, 0);
+	KUNIT_EXPECT_EQ(test, folio_order(folio), 2);
+	migrate_stage_finalize(range->src, range->dst, ARRAY_SIZE(pages), NULL, &tally);
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, tally.units, 0);
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
+	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		KUNIT_EXPECT_FALSE(test, PageLocked(pages[i]));
+		KUNIT_EXPECT_EQ(test, page_count(pages[i]), 1);
+		put_page(pages[i]);
+	}
+	/* It has never been counted as an anonymous folio. */
+	folio->mapping = NULL;
+	folio_put(folio);
+	test_range_exit(test, range);
+}
+
 static struct kunit_case finalize_test_cases[] = {
 	KUNIT_CASE(test_trip),
 	KUNIT_CASE(test_trip_of_some),
@@ -218,6 +297,8 @@ static struct kunit_case finalize_test_cases[] = {
 	KUNIT_CASE(test_zap_before_finalize),
 	KUNIT_CASE(test_write_protect_before_finalize),
 	KUNIT_CASE(test_trip_fills_hole),
+	KUNIT_CASE(test_trip_frees_what_nothing_needs),
+	KUNIT_CASE(test_folio_that_cannot_be_split),
 	{}
 };
 

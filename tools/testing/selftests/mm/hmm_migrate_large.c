@@ -20,6 +20,7 @@
 #include <linux/mempolicy.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #define HUGE_ORDER	TEST_HMM_MIGRATE_MAX_ORDER
@@ -1738,6 +1739,37 @@ static bool evict_all(int fd)
 			return false;
 	} while (argument.remaining && ++tries < 100);
 	return !argument.remaining;
+}
+
+/*
+ * A page of it is in a pipe, so that it cannot move, and what is larger than a group
+ * cannot be split for it either. Private memory has come back for the pipe.
+ */
+TEST_F_TIMEOUT(whole, scattered_eviction_of_a_page_in_use, TIMEOUT)
+{
+	unsigned long stays = variant->device < 2 ? 0 : folio_pages;
+	long left = read_vmstat("migrate_vma_left_large");
+	struct test_hmm_migrate_evict argument;
+	struct iovec iov = {
+		.iov_base = self->memory + folio_pages / 2 * page_size,
+		.iov_len = page_size,
+	};
+	int fds[2];
+
+	ASSERT_EQ(0, pipe(fds));
+	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	ASSERT_EQ(page_size, vmsplice(fds[1], &iov, 1, 0));
+	ASSERT_EQ(0, evict_by(self->fd, TEST_HMM_MIGRATE_SCATTERED, &argument));
+	EXPECT_EQ(0, argument.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(stays, argument.remaining);
+	if (stays && folio_order > 4)
+		EXPECT_LE(left + (long)stays, read_vmstat("migrate_vma_left_large"));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+
+	close(fds[0]);
+	close(fds[1]);
+	EXPECT_TRUE(evict_all(self->fd));
+	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 }
 
 TEST_F_TIMEOUT(whole, eviction_of_shared_memory, TIMEOUT)

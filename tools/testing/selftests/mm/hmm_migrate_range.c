@@ -377,7 +377,7 @@ TEST_F_TIMEOUT(range, no_memory, TIMEOUT)
 	EXPECT_EQ(npages / 2 - 3, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 
-	/* In the middle of a huge page's parts: nothing of it has moved. */
+	/* For no part of a huge page: nothing of it has moved. */
 	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1, 1000));
 	EXPECT_EQ(-ENOMEM, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 					  self->memory, npages, flags |
@@ -386,6 +386,42 @@ TEST_F_TIMEOUT(range, no_memory, TIMEOUT)
 	EXPECT_EQ((uintptr_t)self->memory, self->range.done);
 	EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* Memory ends in the middle of a huge page's parts: what there was is given back. */
+TEST_F_TIMEOUT(range, memory_for_half_a_huge_page, TIMEOUT)
+{
+	unsigned int flags = self->flags | TEST_HMM_MIGRATE_STOP_NO_MEMORY;
+	unsigned long half = TWO_MEG / page_size / 2, all;
+	struct test_hmm_migrate_info info;
+	unsigned char *others;
+	void *area;
+
+	ASSERT_EQ(0, get_info(self->fd, &info));
+	all = info.pages - half;
+	area = map_huge_page(info.pages * page_size, &others);
+	ASSERT_NE(MAP_FAILED, area);
+	fill(others, all * page_size, 2);
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, others, all,
+				    flags, 0, &self->range));
+	ASSERT_EQ(all, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+
+	EXPECT_EQ(-ENOMEM, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+					  self->memory, npages, flags, 0, &self->range));
+	EXPECT_EQ((uintptr_t)self->memory, self->range.done);
+	EXPECT_EQ(0, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(all, device_used(self->fd, all));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+
+	/* Whoever goes on without gets the half. */
+	EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    TWO_MEG / page_size, self->flags, 0, &self->range));
+	EXPECT_EQ(half, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(half, self->range.pages[TEST_HMM_MIGRATE_NO_DESTINATION]);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	EXPECT_EQ(0, wrong(others, all * page_size, 2));
+	munmap(area, 2 * info.pages * page_size);
 }
 
 /*
