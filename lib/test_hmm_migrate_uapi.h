@@ -362,7 +362,8 @@ struct test_hmm_migrate_inject {
  * @pages: (out) how many pages were held
  *
  * Returns when the time is over. What is locked by somebody else is not held,
- * nor, without TEST_HMM_MIGRATE_HOLD_MIGRATION, what is not in system memory.
+ * nor, without TEST_HMM_MIGRATE_HOLD_MIGRATION, coherent memory; what is private or
+ * swapped out is faulted in then.
  * With it the range must lie in one vma; of what is not anonymous memory, nothing is
  * held.
  *

@@ -1044,7 +1044,8 @@ static void hmm_migrate_reset(struct hmm_migrate *migrate)
  * Otherwise, @migrate->done says how far it came, everything before that is
  * counted, and the error is
  *
- * * -EINVAL: the arguments do not make sense; nothing has been done
+ * * -EINVAL: the arguments do not make sense; nothing has been done, and nothing in
+ *   @migrate is set
  * * -ENOMEM: no memory at @migrate->done, by the special allocator; or none for the
  *   arrays, and nothing has been done
  * * -EINTR: a fatal signal
@@ -1052,7 +1053,8 @@ static void hmm_migrate_reset(struct hmm_migrate *migrate)
  * * -EFAULT: with HMM_MIGRATE_STRICT, nothing is mapped at @migrate->done
  * * -EOPNOTSUPP: with HMM_MIGRATE_STRICT, the vma there cannot migrate at all
  * * with HMM_MIGRATE_STOP_ON_COPY_ERROR, or if a DMA engine has failed, what the copy
- *   ops said; the pages of that chunk are in @migrate->copy_failed
+ *   ops said; the pages of that chunk are in @migrate->copy_failed, and if it was the
+ *   engine, those of a chunk that was begun meanwhile
  */
 int hmm_migrate_range(struct hmm_migrate *migrate)
 {
@@ -1074,8 +1076,8 @@ EXPORT_SYMBOL_GPL(hmm_migrate_range);
  * hmm_migrate_range_back() - migrate device memory of a range to ordinary memory
  * @migrate: as for hmm_migrate_range()
  *
- * The reverse of hmm_migrate_range(): of what @migrate selects only the device
- * memory moves, private and coherent, of @migrate->pgmap_owner. Holes stay holes.
+ * The reverse of hmm_migrate_range(): only the device memory of @migrate->pgmap_owner
+ * moves, private and coherent, whatever memory @migrate selects. Holes stay holes.
  * @migrate says so afterwards.
  *
  * Context: as hmm_migrate_range().
@@ -1133,12 +1135,12 @@ static vm_fault_t fault_result(const struct hmm_migrate *migrate)
 /**
  * hmm_migrate_fault() - bring back what a CPU fault touched
  * @vmf: the fault, in &dev_pagemap_ops.migrate_to_ram
- * @migrate: how: its @ops, @private, @pgmap_owner and @dma_chan; and its @select: with
- *	MIGRATE_VMA_SELECT_LARGE the whole folio comes back, otherwise the page alone
+ * @migrate: how: its @ops, @private, @pgmap_owner, @node and @dma_chan; and its @select:
+ *	with MIGRATE_VMA_SELECT_LARGE the whole folio comes back, otherwise the page alone
  *
  * Does for one fault what hmm_migrate_range_back() does for a range, and counts the
- * same. &hmm_migrate_ops.begin and &hmm_migrate_ops.wants are not called. What else
- * there is in @migrate is set. A DMA channel for faults must be one of their own, with a
+ * same. &hmm_migrate_ops.begin and &hmm_migrate_ops.wants are not called. @cancel is not
+ * looked at, and what else there is in @migrate is set. A DMA channel for faults must be one of their own, with a
  * lock around this that can be taken with mmap_lock held.
  *
  * Context: as &dev_pagemap_ops.migrate_to_ram: mmap_lock is held, the page's folio is
@@ -1246,7 +1248,9 @@ static struct folio *lock_new_folio(struct folio *folio)
 struct folio *hmm_migrate_alloc_system(const struct hmm_migrate_chunk *chunk,
 				       unsigned long addr, unsigned int order)
 {
-	gfp_t gfp = order ? GFP_TRANSHUGE : GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
+	/* Smaller folios will do: nobody is to be killed for one of order 2. */
+	gfp_t gfp = order ? GFP_TRANSHUGE | __GFP_NORETRY :
+			    GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
 
 	return lock_new_folio(vma_alloc_folio(gfp, order, chunk->vma, addr,
 					      order == MIGRATE_HUGE_ORDER));

@@ -413,6 +413,22 @@ static bool chunk_has_addresses(const struct hmm_migrate_chunk *chunk)
 	return true;
 }
 
+/*
+ * No engine copies arm64's tags: the task would lose them, and fault at its next access.
+ * Private memory has none, and what comes back from it gets those of new memory.
+ */
+static bool chunk_has_tags(const struct hmm_migrate_chunk *chunk)
+{
+	unsigned long i;
+
+	if (!(chunk->args.vma->vm_flags & VM_MTE))
+		return false;
+	for (i = 0; i < chunk->nr_segments; i++)
+		if (chunk->segments[i].src && page_is_mappable(chunk->segments[i].src))
+			return true;
+	return false;
+}
+
 /* An engine that cannot be stopped could write to memory that is somebody else's. */
 static bool engine_is_suitable(struct dma_chan *chan)
 {
@@ -464,9 +480,10 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
  * Context: sleeps.
  * Return: 0 if copying has begun, or -ENOMEM. -EOPNOTSUPP for memory with arm64's tags,
  * which stays where it is. -EINVAL if the channel is not suitable, or there is private
- * memory and no &hmm_migrate_ops.address: the call ends with the chunk before. -EIO or
- * -ETIMEDOUT if the engine does not take it: then what it has is terminated, and the
- * call ends.
+ * memory and no &hmm_migrate_ops.address: the call ends, and the next chunk, if it is
+ * begun, does not move either. -EIO or -ETIMEDOUT if the engine does not take it: then
+ * what it has is terminated, and the call ends. -EIO also if memory cannot be mapped for
+ * it: unless the engine has a part of the chunk already, the call goes on.
  */
 int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 {
@@ -481,8 +498,7 @@ int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 		migrate->engine_failed = true;
 		return -EINVAL;
 	}
-	/* No engine copies tags: the task would lose them, and fault at its next access. */
-	if (chunk->args.vma->vm_flags & VM_MTE)
+	if (chunk_has_tags(chunk))
 		return -EOPNOTSUPP;
 	copy = chunk_copy(chunk);
 	if (!copy)

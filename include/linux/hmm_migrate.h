@@ -95,14 +95,14 @@ struct hmm_migrate_chunk {
  * @address: optional, for hmm_migrate_dma_copy(): the address of a page of device
  *	private memory, as the engine knows it. Must not sleep.
  * @commit: optional. The chunk's folios are the process's, and still locked; the CPU's
- *	page tables are yet to learn of them. Update the device's, see
- *	hmm_migrate_next(). May sleep.
+ *	page tables are yet to learn of them, but for those that fill holes. Update the
+ *	device's, see hmm_migrate_next(). May sleep.
  * @release: optional. The chunk's memory goes away, and so should @private.
  *
- * But for @begin and @release, mmap_lock is held for reading by the caller's task,
- * and so are the locks of the folios of up to two chunks. So no op may take
- * mmap_lock, wait for a folio lock, or fault on user memory; nor wait for anybody
- * who does. The driver's mmu notifier is called while folios are locked and others are
+ * But for @begin, and for @release outside of hmm_migrate_fault(), mmap_lock is held for
+ * reading by the caller's task, and so are the locks of the folios of up to two chunks.
+ * So no op may take mmap_lock, wait for a folio lock, or fault on user memory; nor wait
+ * for anybody who does. The driver's mmu notifier is called while folios are locked and others are
  * copied, so the same holds for it, and it must not wait for a copy.
  */
 struct hmm_migrate_ops {

@@ -250,7 +250,7 @@ static void device_setup(unsigned long *src_pfns, unsigned long npages)
  * @start: starting pfn in the range to migrate.
  * @npages: number of pages to migrate.
  *
- * migrate_vma_setup() is similar in concept to migrate_vma_setup() except that
+ * migrate_device_range() is similar in concept to migrate_vma_setup() except that
  * instead of looking up pages based on virtual address mappings a range of
  * device pfns that should be migrated to system memory is used instead.
  *

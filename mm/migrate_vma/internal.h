@@ -200,7 +200,7 @@ static inline bool migrate_unit_is_hole(const struct migrate_unit *unit)
  * @end: where the range ends
  * @units: the units that it passed on
  * @holes: how many pages of these are holes
- * @again: how many of the units were locked at first, and then not any more
+ * @again: how many units were locked at first, and then not any more
  * @pages: how many pages these have, by the order of the unit
  * @left: the pages that stay where they are, by the reason
  */

@@ -14,6 +14,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/oom.h>
 #include <linux/pgalloc.h>
+#include <linux/rcupdate.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -436,6 +437,22 @@ static bool pages_split(struct migrate_unit unit, unsigned long *dst,
 	       migrate_unit_split(&unit, dst, migrate);
 }
 
+/*
+ * Somebody who finds a migration entry under its page-table lock looks up the folio of
+ * its page, which is locked and so cannot go away. If it is split meanwhile, what has
+ * been looked up is only the first part of it, and finalize unlocks and frees that
+ * without the lock of that page table, when the entry there is of another part.
+ * split_huge_page() takes all of these locks before it unlocks a part, in
+ * remap_page(). Here it is enough that everybody who had one at the split has dropped
+ * it: under it, nobody sleeps. If one page table has all of the entries, finalize
+ * takes its lock first.
+ */
+static bool pages_split_has_readers(const struct migrate_unit *unit,
+				    const struct migrate_vma *migrate)
+{
+	return unit->page && (!migrate || (*unit->src & MIGRATE_PFN_RMAP));
+}
+
 /**
  * migrate_stage_pages() - the third stage: new folios take the old ones' place
  * @src: what the stages before made
@@ -456,6 +473,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 	struct page *fault_page = migrate ? migrate->fault_page : NULL;
 	struct migrate_pages_holes holes = { .migrate = migrate };
 	struct migrate_unit unit = {};
+	bool readers = false;
 
 	while (migrate_unit_next(&unit, src, dst, npages)) {
 		enum migrate_left reason;
@@ -464,6 +482,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 		if (!(*unit.src & MIGRATE_PFN_MIGRATE))
 			continue;
 		if (unlikely(unit.order) && pages_split(unit, dst, migrate)) {
+			readers |= pages_split_has_readers(&unit, migrate);
 			/* What it is now is to be looked at again. */
 			unit.next = unit.index;
 			continue;
@@ -483,6 +502,8 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 	}
 	if (holes.notified)
 		mmu_notifier_invalidate_range_end(&holes.range);
+	if (unlikely(readers))
+		synchronize_rcu_expedited();
 }
 
 /**

@@ -140,9 +140,10 @@ int migrate_stage_setup(struct migrate_vma *args,
  * successfully migrated, and which were not.  Successfully migrated pages will
  * have the MIGRATE_PFN_MIGRATE flag set for their src array entry.
  *
- * It is safe to update device page table after migrate_vma_pages() because
- * both destination and source page are still locked, and the mmap_lock is held
- * in read mode (hence no one can unmap the range being migrated).
+ * The device page table may be updated after migrate_vma_pages(), while both
+ * destination and source page are still locked, unless somebody else has
+ * invalidated the range since before migrate_vma_setup(): MADV_DONTNEED takes
+ * the mmap_lock for reading only.
  *
  * Once the caller is done cleaning up things and updating its page table (if it
  * chose to do so, this is not an obligation) it finally calls
