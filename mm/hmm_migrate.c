@@ -1140,8 +1140,8 @@ static vm_fault_t fault_result(const struct hmm_migrate *migrate)
  *
  * Does for one fault what hmm_migrate_range_back() does for a range, and counts the
  * same. &hmm_migrate_ops.begin and &hmm_migrate_ops.wants are not called. @cancel is not
- * looked at, and what else there is in @migrate is set. A DMA channel for faults must be one of their own, with a
- * lock around this that can be taken with mmap_lock held.
+ * looked at, and what else there is in @migrate is set. A DMA channel for faults must be
+ * one of their own, with a lock around this that can be taken with mmap_lock held.
  *
  * Context: as &dev_pagemap_ops.migrate_to_ram: mmap_lock is held, the page's folio is
  * locked. Sleeps.
