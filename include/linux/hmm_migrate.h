@@ -102,8 +102,8 @@ struct hmm_migrate_chunk {
  * But for @begin, and for @release outside of hmm_migrate_fault(), mmap_lock is held for
  * reading by the caller's task, and so are the locks of the folios of up to two chunks.
  * So no op may take mmap_lock, wait for a folio lock, or fault on user memory; nor wait
- * for anybody who does. The driver's mmu notifier is called while folios are locked and others are
- * copied, so the same holds for it, and it must not wait for a copy.
+ * for anybody who does. The driver's mmu notifier is called while folios are locked and
+ * others are copied, so the same holds for it, and it must not wait for a copy.
  */
 struct hmm_migrate_ops {
 	void (*begin)(struct hmm_migrate *migrate);

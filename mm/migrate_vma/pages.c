@@ -444,8 +444,9 @@ static bool pages_split(struct migrate_unit unit, unsigned long *dst,
  * without the lock of that page table, when the entry there is of another part.
  * split_huge_page() takes all of these locks before it unlocks a part, in
  * remap_page(). Here it is enough that everybody who had one at the split has dropped
- * it: under it, nobody sleeps. If one page table has all of the entries, finalize
- * takes its lock first.
+ * it: to hold a spinlock is to be in an RCU read-side critical section, with
+ * PREEMPT_RT too. If one page table has all of the entries, finalize takes its lock
+ * first.
  */
 static bool pages_split_has_readers(const struct migrate_unit *unit,
 				    const struct migrate_vma *migrate)
