@@ -3,7 +3,7 @@
  * Range migration: the checks before the first stage, and the first two stages.
  */
 #include <linux/export.h>
-#include <linux/hugetlb_inline.h>
+#include <linux/hugetlb.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include "internal.h"
