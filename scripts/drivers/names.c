@@ -25,9 +25,13 @@ static struct folio *names_ready(struct page *page, struct names_block *block,
 	return folio;
 }
 
-static void names_ready_small(struct page *page)
+/* The arguments of 6.12, and those of later kernels. */
+static void names_ready_page(struct page *page, unsigned int order)
 {
-	zone_device_page_init(page);
+	if (order)
+		zone_device_page_init(page, &names_pgmap, order);
+	else
+		zone_device_page_init(page);
 }
 
 static void names_folio_free(struct folio *folio)
@@ -91,7 +95,7 @@ static int __init names_init(void)
 
 	names_pgmap.ops = &names_ops;
 	names_ready(NULL, &block, HPAGE_PMD_ORDER);
-	names_ready_small(NULL);
+	names_ready_page(NULL, HPAGE_PMD_ORDER);
 	names_evict(&pfn, &pfn, 1);
 	return -ENODEV;
 }
