@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # kernel.sh CONFIG [--stock]: builds the kernel, its modules and its headers
 # for user space in .CONFIG of the kernel tree (--stock: of build/stock).
-# CONFIG is bench (lean), debug (what the tests run on), regress (what the
-# kernel's own selftests run on), coverage (what coverage.sh counts with) or kcsan
-# (which looks for data races).
+# CONFIG is bench (lean), fast (bench and KUnit), debug (what the tests run on),
+# regress (what the kernel's own selftests run on), coverage (what coverage.sh counts
+# with) or kcsan (which looks for data races).
 
 . "$(dirname "$0")/lib.sh"
 NAME=kernel
 
 config=${1-}
 case $config in
-bench|debug|regress|coverage|kcsan) ;;
-*)	die "CONFIG=$config is not a configuration: there are bench, debug, regress, coverage and kcsan." ;;
+bench|fast|debug|regress|coverage|kcsan) ;;
+*)	die "CONFIG=$config is not a configuration: there are bench, fast, debug, regress, coverage and kcsan." ;;
 esac
 
 need tree kernel

@@ -3,7 +3,8 @@
 # Builds the programs of the series' kselftest, runs them in a VM on the debug
 # kernel, and judges their TAP and the kernel's log. In the environment:
 #   TESTS            tests to run: names for all fixtures and variants (holes),
-#                    or full ones as in the TAP (device.private.zero_page); a
+#                    or full ones as in the TAP (device.private.zero_page), or
+#                    those of a fixture (engine.) or variant (.private); a
 #                    program that has none of them runs nothing
 #   TRIPS            how often the tests that repeat do so
 #   KSELFTEST_BARE   not empty: by the three calls of migrate.h, where there is a
@@ -11,6 +12,7 @@
 #   KSELFTEST_CONFIG the kernel's configuration (debug)
 #   KSELFTEST_TREE   where the built kernel tree is, if not the usual one
 #   KSELFTEST_LOG    where the logs go, if not build/log/kselftest
+#   KSELFTEST_APPEND more for the kernel's command line
 #   KSELFTEST_AFTER  a file of more commands for the VM, when all have passed or failed
 
 . "$(dirname "$0")/lib.sh"
@@ -48,6 +50,8 @@ if [ "$config" = debug ]; then leaks=must; fi
 filters=''
 for t in ${TESTS-}; do
 	case $t in
+	*.)	filters+=" -f ${t%.}" ;;
+	.*)	filters+=" -v ${t#.}" ;;
 	*.*)	filters+=" -r $t" ;;
 	*)	filters+=" -t $t" ;;
 	esac

@@ -123,10 +123,12 @@ fragments()
 {
 	echo "$SCRIPTS/config/bench.config"
 	if [ "$1" != bench ]; then echo "$SCRIPTS/config/$1.config"; fi
+	# Who else walks page tables and handles pages: not where speed counts.
+	case $1 in debug|regress|matrix) echo "$SCRIPTS/config/walkers.config" ;; esac
 	if grep -q '^config TEST_HMM_MIGRATE$' "$2/lib/Kconfig.debug"; then
 		echo "$SCRIPTS/config/series.config"
 	fi
-	case $1 in debug|coverage)
+	case $1 in debug|coverage|fast|matrix)
 		if grep -q '^config MIGRATE_VMA_KUNIT_TEST$' "$2/mm/Kconfig"; then
 			echo "$SCRIPTS/config/series-debug.config"
 		fi ;;

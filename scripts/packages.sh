@@ -15,6 +15,7 @@ declare -A GROUP=(
 	[regress]='libnuma-dev liburing-dev xfsprogs python3'
 	[load]='stress-ng trinity'
 	[powerpc]='gcc-powerpc64le-linux-gnu'
+	[arm64]='gcc-aarch64-linux-gnu'
 )
 
 # How to see that a package's content is there where there is no dpkg.
@@ -28,6 +29,7 @@ declare -A TRIES=(
 	[cpio]='command -v cpio'
 	[flex]='command -v flex'
 	[git]='command -v git'
+	[gcc-aarch64-linux-gnu]='command -v aarch64-linux-gnu-gcc'
 	[gcc-powerpc64le-linux-gnu]='command -v powerpc64le-linux-gnu-gcc'
 	[gnuplot-nox]='command -v gnuplot'
 	[kmod]='command -v depmod'
