@@ -9,19 +9,20 @@ MAKEFLAGS += --no-print-directory
 
 # What a user may set on make's command line reaches the scripts by name.
 export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS \
-	MINUTES SEED KINDS LOAD TORTURE_CONFIG
+	KSELFTEST_APPEND MATRIX MINUTES SEED KINDS LOAD TORTURE_CONFIG
 
-.PHONY: help tree kernel kselftest coverage torture regress bench profile demo check lint mutants \
-	export bisect mbox clean
+.PHONY: help tree kernel kselftest coverage torture regress bench profile demo check check-fast \
+	check-all lint matrix trees mutants export bisect mbox clean
 
 help:		## show this list
 	@echo 'Targets:'
-	@sed -n 's/^\([a-z]*\):[[:space:]]*## /\1\t/p' Makefile | \
+	@sed -n 's/^\([a-z-]*\):[[:space:]]*## /\1\t/p' Makefile | \
 		while IFS="$$(printf '\t')" read -r t d; do \
 			printf '  %-10s %s\n' "$$t" "$$d"; done
 	@echo 'Variables:'
 	@echo '  KDIR=/path      your own 6.12.y git tree instead of Debian'\''s source'
 	@echo '  CONFIG=bench    make kernel: the lean kernel (default: debug)'
+	@echo '  MATRIX="memcg"  make matrix: only these configurations'
 	@echo '  TESTS="a b"     make kselftest: only tests a and b, by name or as the TAP says'
 	@echo '                  make regress: only these lines of scripts/regress/tests'
 	@echo '  TRIPS=n         make kselftest: repeat the round trips n times'
@@ -37,6 +38,12 @@ demo:		## migrate memory to a device and back in a VM, and show what moved
 
 check:		## run every test, as CI does
 	@scripts/check.sh
+
+check-fast:	## lint, KUnit and the kselftest on the lean kernel
+	@scripts/check-fast.sh
+
+check-all:	## what takes too long for check: hours
+	@scripts/check-all.sh
 
 tree:		## build/linux: a git tree, one commit for the base, one a patch
 	@scripts/tree.sh
@@ -64,6 +71,12 @@ profile:	## in which functions the instructions of a trip are, of both kernels
 
 lint:		## checkpatch, W=1, sparse, kernel-doc, shellcheck, mirrored files
 	@scripts/lint.sh
+
+matrix:		## compile with each of nine options off, for PREEMPT_RT and for arm64
+	@scripts/matrix.sh $(MATRIX)
+
+trees:		## apply the patches to every 6.12.y of Debian's, and compile
+	@scripts/trees.sh
 
 mutants:	## break the code on purpose and see that the kselftest notices
 	@scripts/mutants.sh

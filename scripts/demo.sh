@@ -19,10 +19,13 @@ for program in demo picture; do
 	static_program "$TREE" "$o" "$SCRIPTS/demo/$program.c" "$TREE/$o/$program" >"$log/build.log" 2>&1 ||
 		die "scripts/demo/$program.c does not build: see $(rel "$log/build.log")."
 done
+# Colours are for a terminal whose user wants them; a file gets letters and digits.
+colours=''
+if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then colours=-c; fi
 cat >"$log/run" <<E2
 insmod /lib/test_hmm_migrate.ko || exit 100
 demo || exit
-picture -o /tmp/picture.svg
+picture $colours -o /tmp/picture.svg
 rc=\$?
 echo '@@ picture'
 cat /tmp/picture.svg

@@ -33,8 +33,8 @@ write_sources()
 	done >"$apt/parts/own.sources"
 	sed -E "s/^(Suites:).*/\1 $OTHER_SUITE/" "$apt/parts/own.sources" >"$apt/parts/other.sources"
 	cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
-		grep -E "^deb[[:blank:]].*[[:blank:]]$suite[[:blank:]]" >"$apt/parts/own.list" || true
-	sed -E "s/[[:blank:]]$suite[[:blank:]]/ $OTHER_SUITE /" "$apt/parts/own.list" >"$apt/parts/other.list"
+		grep -E "^deb[[:blank:]].*[[:blank:]]${suite}[[:blank:]]" >"$apt/parts/own.list" || true
+	sed -E "s/[[:blank:]]${suite}[[:blank:]]/ $OTHER_SUITE /" "$apt/parts/own.list" >"$apt/parts/other.list"
 	[ -s "$apt/parts/own.sources" ] || [ -s "$apt/parts/own.list" ] ||
 		die "apt has no source for Debian's security archive: add one for suite bookworm-security, component main."
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * picture [-d DEVICE] [-o FILE.svg]: draws where each page of a range is, by the
+ * picture [-c] [-d DEVICE] [-o FILE.svg]: draws where each page of a range is, by the
  * snapshot of lib/test_hmm_migrate.c: before it migrates, on the device, and after
- * the return. A cell is a page; its colour says where it is, and the outline is
- * that of the folio it belongs to. In the terminal with 256 colours, and as SVG.
+ * the return. A cell is a page. By letters and digits: the first page of a folio is
+ * a letter, which says where it is, and the other ones are its order. With -c, for a
+ * terminal, by 256 colours, which say where it is, and the folios' outlines; and so
+ * in the SVG.
  *
  * Fails if memory stays behind, or if a folio is not the same size afterwards.
  */
@@ -39,17 +41,18 @@ static const struct stretch {
 
 static const struct colour {
 	const char *name;
+	char letter;
 	unsigned int terminal;
 	const char *svg;
 } colours[] = {
-	[TEST_HMM_MIGRATE_NONE] = { "nothing", 236, "#eeeeee" },
-	[TEST_HMM_MIGRATE_ZERO] = { "zero page", 248, "#bcbcbc" },
-	[TEST_HMM_MIGRATE_SYSTEM] = { "ordinary memory", 25, "#4a90d9" },
-	[TEST_HMM_MIGRATE_THIS_DEVICE] = { "the device", 166, "#f28e2b" },
-	[TEST_HMM_MIGRATE_OTHER_DEVICE] = { "another device", 91, "#9467bd" },
-	[TEST_HMM_MIGRATE_SWAPPED] = { "swapped out", 240, "#8c8c8c" },
-	[TEST_HMM_MIGRATE_MIGRATING] = { "on its way", 184, "#edc948" },
-	[TEST_HMM_MIGRATE_INVALID] = { "not mapped", 160, "#e15759" },
+	[TEST_HMM_MIGRATE_NONE] = { "nothing", '.', 236, "#eeeeee" },
+	[TEST_HMM_MIGRATE_ZERO] = { "zero page", 'Z', 248, "#bcbcbc" },
+	[TEST_HMM_MIGRATE_SYSTEM] = { "ordinary memory", 'M', 25, "#4a90d9" },
+	[TEST_HMM_MIGRATE_THIS_DEVICE] = { "the device", 'D', 166, "#f28e2b" },
+	[TEST_HMM_MIGRATE_OTHER_DEVICE] = { "another device", 'O', 91, "#9467bd" },
+	[TEST_HMM_MIGRATE_SWAPPED] = { "swapped out", 'S', 240, "#8c8c8c" },
+	[TEST_HMM_MIGRATE_MIGRATING] = { "on its way", 'W', 184, "#edc948" },
+	[TEST_HMM_MIGRATE_INVALID] = { "not mapped", '-', 160, "#e15759" },
 };
 
 #define NR_COLOURS	(sizeof(colours) / sizeof(colours[0]))
@@ -137,6 +140,37 @@ static void draw_terminal(const struct panel *panels)
 		if (is_used(panels, c))
 			printf("\033[48;5;%um  \033[0m %s  ", colours[c].terminal,
 			       colours[c].name);
+	printf("\n");
+}
+
+/* What stands for page @i, see the top of this file. */
+static char page_letter(const struct panel *panel, unsigned long i)
+{
+	const struct test_hmm_migrate_page *page = &panel->pages[i];
+
+	if (page->folio_order && page->folio_index)
+		return page->folio_order <= 9 ? '0' + page->folio_order : '+';
+	return colours[page->where].letter;
+}
+
+static void draw_text(const struct panel *panels)
+{
+	const struct panel *panel;
+	unsigned long i;
+	unsigned int c;
+
+	for (panel = panels; panel < panels + NR_PANELS; panel++) {
+		printf("\n%s\n", panel->title);
+		for (i = 0; i < npages; i++) {
+			putchar(page_letter(panel, i));
+			if (i % COLUMNS == COLUMNS - 1 || i == npages - 1)
+				putchar('\n');
+		}
+	}
+	printf("\nA letter begins a folio, the digits after it are its order.\n");
+	for (c = 0; c < NR_COLOURS; c++)
+		if (is_used(panels, c))
+			printf("%c %s  ", colours[c].letter, colours[c].name);
 	printf("\n");
 }
 
@@ -283,12 +317,14 @@ int main(int argc, char **argv)
 {
 	const char *device = "/dev/hmm_migrate0", *svg = NULL;
 	struct panel panels[NR_PANELS];
+	bool coloured = false, good;
 	unsigned char *memory;
 	int option, fd;
-	bool good;
 
-	while ((option = getopt(argc, argv, "d:o:")) != -1) {
-		if (option == 'd')
+	while ((option = getopt(argc, argv, "cd:o:")) != -1) {
+		if (option == 'c')
+			coloured = true;
+		else if (option == 'd')
 			device = optarg;
 		else if (option == 'o')
 			svg = optarg;
@@ -305,7 +341,10 @@ int main(int argc, char **argv)
 	take(fd, memory, &panels[1], "on the device");
 	migrate(fd, memory, TEST_HMM_MIGRATE_TO_SYSTEM);
 	take(fd, memory, &panels[2], "after");
-	draw_terminal(panels);
+	if (coloured)
+		draw_terminal(panels);
+	else
+		draw_text(panels);
 	if (svg)
 		draw_svg(svg, panels);
 	good = is_as(&panels[0], &panels[0], TEST_HMM_MIGRATE_SYSTEM) &&
