@@ -17,7 +17,7 @@ for tree in "$BUILD"/linux "$BUILD"/kdir-*; do
 	   [ -n "$(git -C "$tree" status --porcelain)" ]; then
 		say "$(rel "$tree") is kept: it holds work that patches/ lacks ('make export' takes it over)"
 		find "$tree" -mindepth 1 -maxdepth 1 \( -name .bench -o -name .debug -o -name .regress -o -name .lint \
-			-o -name '.coverage*' -o -name .kcsan \) -exec rm -rf {} +
+			-o -name '.coverage*' -o -name .kcsan -o -name .fast -o -name '.matrix*' \) -exec rm -rf {} +
 		continue
 	fi
 	rm -rf "$tree" "$STATE/applied-$(basename "$tree")"

@@ -17,7 +17,7 @@ suspicious RCU usage|invalid wait context|sleeping function called from
 INFO: task .* blocked for more than|INFO: rcu|rcu.*(detected.*stall|stall on CPU|stalls on CPU)|soft lockup|hard LOCKUP
 page_table_check|Bad page state|Bad page map|Bad rss-counter|bad (pmd|pud|p4d|pgd|pte)[ (]
 kmemleak: [0-9]+ new suspected|unreferenced object|Left over .*pages
-vmstat_refresh: |refcount_t: |list_(add|del) corruption|ODEBUG: |Object already free|Poison overwritten|Redzone overwritten
+vmstat_refresh: |DMA-API: debugging out of memory|refcount_t: |list_(add|del) corruption|ODEBUG: |Object already free|Poison overwritten|Redzone overwritten
 Call Trace:|cut here \]|DEBUG_LOCKS_WARN_ON|Out of memory: Killed|Memory cgroup out of memory'
 PATTERN=$(paste -sd'|' <<<"$SPLATS")
 

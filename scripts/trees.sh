@@ -137,11 +137,10 @@ compile()
 	whole_tree "$version" || return 1
 	mapfile -t objects < <(git -C "$dir/$version" diff --no-renames --diff-filter=AM --name-only base HEAD \
 		-- 'mm/*.c' 'fs/*.c' 'lib/*.c' | sed 's/c$/o/')
-	mkdir -p "$full/.debug"
-	mapfile -t files < <(fragments debug "$full")
-	# With what the touched files need to be compiled at all.
-	configure "$full" .debug "${files[@]}" "$SCRIPTS/config/lint.config" &&
-	kmake "$full" .debug "${objects[@]}"
+	mkdir -p "$full/.fast"
+	mapfile -t files < <(fragments fast "$full")
+	configure "$full" .fast "${files[@]}" &&
+	kmake "$full" .fast "${objects[@]}"
 }
 
 boot_build()
