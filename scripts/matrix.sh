@@ -145,7 +145,8 @@ new_warnings()
 	comm -23 "$dir/series" "$dir/base"
 }
 
-key=$(cat "$SCRIPTS"/config/*.config "$0" "$SCRIPTS/lib.sh" | sha256sum; gcc --version | head -n 1; kgit rev-parse 'HEAD^{tree}')
+mapfile -t files < <(fragments matrix "$TREE")
+key=$(cat "${files[@]}" "$0" | sha256sum; gcc --version | head -n 1; kgit rev-parse 'HEAD^{tree}')
 failed=()
 for name in "${names[@]}"; do
 	use "$name"
