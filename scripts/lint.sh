@@ -78,8 +78,19 @@ checkpatch()
 {
 	(
 		cd "$TREE"
-		scripts/checkpatch.pl -q --strict --terse --show-types "$1" 2>&1 || true
+		# The tree has no history: fixes_tag() looks the commits up.
+		scripts/checkpatch.pl -q --strict --terse --show-types --ignore UNKNOWN_COMMIT_ID "$1" 2>&1 || true
+		fixes_tag "$1"
 	) | sed "s|^$ROOT/||; /^total: /d; /^$/d" | report checkpatch
+}
+
+# Prints the Fixes: of patch $1 that scripts/fixes does not have so.
+fixes_tag()
+{
+	sed -n '/^---$/q; s/^Fixes: //p' "$1" | while IFS= read -r tag; do
+		sed -n 's/^\([0-9a-f]*\) \(.*\)/\1 ("\2")/p' "$SCRIPTS/fixes" | grep -qxF -- "$tag" ||
+			echo "$1: Fixes: $tag: scripts/fixes knows no such commit"
+	done
 }
 
 # compile TREE OUTPUT FILE...: the messages of W=1 and sparse, without line
@@ -175,7 +186,7 @@ need tree kernel lint
 agree
 
 while read -r p; do
-	if cached "checkpatch $(sha256sum <"$p") $(sha256sum <"$TREE/scripts/checkpatch.pl")" checkpatch "$p"; then
+	if cached "checkpatch $(sha256sum <"$p") $(sha256sum <"$SCRIPTS/fixes") $(sha256sum <"$TREE/scripts/checkpatch.pl")" checkpatch "$p"; then
 		ok
 	else
 		failed=$((failed + 1))
