@@ -167,7 +167,7 @@ static void draw_text(const struct panel *panels)
 				putchar('\n');
 		}
 	}
-	printf("\nA letter begins a folio, the digits after it are its order.\n");
+	printf("\nA letter begins a folio; the digits after it are its order n, of 2^n pages.\n");
 	for (c = 0; c < NR_COLOURS; c++)
 		if (is_used(panels, c))
 			printf("%c %s  ", colours[c].letter, colours[c].name);
