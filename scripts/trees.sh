@@ -11,7 +11,7 @@
 . "$(dirname "$0")/lib.sh"
 NAME=trees
 
-# Older ones are out of the promise: nobody should run them any more.
+# The oldest that Debian 12 offers when this was written; older ones are not tried.
 OLDEST=6.12.113
 # Those that are named when they are not there.
 EXPECTED=(6.12.113 6.12.115 6.12.117 6.12.118)
@@ -86,7 +86,7 @@ unpack()
 		tar -xJ -C "$to" --strip-components=1 "${@/#/$BASE_PACKAGE/}"
 }
 
-# What the patches change or delete, and the Makefile, which says the version.
+# The files that the patches change or delete, and the Makefile, which says the version.
 touched()
 {
 	echo Makefile

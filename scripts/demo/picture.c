@@ -143,7 +143,7 @@ static void draw_terminal(const struct panel *panels)
 	printf("\n");
 }
 
-/* What stands for page @i, see the top of this file. */
+/* The letter or digit of page @i, see the top of this file. */
 static char page_letter(const struct panel *panel, unsigned long i)
 {
 	const struct test_hmm_migrate_page *page = &panel->pages[i];
