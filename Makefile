@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 # What a user may set on make's command line reaches the scripts by name.
 export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS \
-	KSELFTEST_APPEND MATRIX MINUTES SEED KINDS LOAD TORTURE_CONFIG
+	KSELFTEST_APPEND MATRIX TREES MINUTES SEED KINDS LOAD TORTURE_CONFIG
 
 .PHONY: help tree kernel kselftest coverage torture regress bench profile demo check check-fast \
 	check-all lint matrix trees mutants export bisect mbox clean
@@ -23,6 +23,7 @@ help:		## show this list
 	@echo '  KDIR=/path      your own 6.12.y git tree instead of Debian'\''s source'
 	@echo '  CONFIG=bench    make kernel: the lean kernel (default: debug)'
 	@echo '  MATRIX="memcg"  make matrix: only these configurations'
+	@echo '  TREES=6.12.118  make trees: only these'
 	@echo '  TESTS="a b"     make kselftest: only tests a and b, by name or as the TAP says'
 	@echo '                  make regress: only these lines of scripts/regress/tests'
 	@echo '  TRIPS=n         make kselftest: repeat the round trips n times'

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# What takes too long for check.sh: all configurations, all trees that Debian offers,
-# the runs of the kselftest that need a kernel or a command line of their own, regress,
-# coverage and the mutants. Hours; each step is also a target of its own.
+# The tests that take too long for check.sh: all configurations, all trees that Debian offers,
+# the runs of the kselftest that need another kernel or command line, regress,
+# coverage and the mutants. They take hours; each step is also a target.
 
 . "$(dirname "$0")/check-lib.sh"
 NAME=check-all

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# What tells most in the shortest time: lint, and KUnit and the kselftest on the lean
+# The tests that tell most in the shortest time: lint, and KUnit and the kselftest on the lean
 # kernel. Its own configuration, fast, adds KUnit to bench, so that the kernel that
 # bench.sh measures stays as it is.
 

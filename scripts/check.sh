@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # The tests that CI runs. Each step counts as a test, and so does each check of lint
-# and each test of the kselftest. What takes longer is in check-all.sh.
+# and each test of the kselftest. Longer tests are in check-all.sh.
 
 . "$(dirname "$0")/check-lib.sh"
 NAME=check

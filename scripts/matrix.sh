@@ -5,7 +5,7 @@
 # must bring no warning that the base does not have; and mm/ for arm64 with W=1. NAME
 # is thp, memcg, hugetlb, private, zone-device, numa, ksm, userfaultfd or swap, which is
 # the one option that is off, none (all nine are off), rt (PREEMPT_RT, which excludes
-# THP) or arm64; without one, all of them. What was found good is remembered by the
+# THP) or arm64; without one, all of them. A configuration that passed is remembered by the
 # content of the tree and not done again.
 
 . "$(dirname "$0")/lib.sh"
@@ -13,7 +13,7 @@ NAME=matrix
 
 ALL=(thp memcg hugetlb private zone-device numa ksm userfaultfd swap none rt arm64)
 
-# What each configuration turns off. All others of these options must be on, and a
+# The options that each configuration turns off. All others of these options must be on, and a
 # configuration that is short of one would test something else.
 declare -A OFF=(
 	[thp]='TRANSPARENT_HUGEPAGE'
@@ -89,7 +89,7 @@ check_config()
 	[ -z "$wrong" ] || { say "error: configuration $name:$wrong"; return 1; }
 }
 
-# What to build: no object of a driver that this configuration does not have.
+# The targets for make: no object of a driver that this configuration does not have.
 targets()
 {
 	local tree=$1 option object

@@ -5,12 +5,13 @@
 # and compiles there what the patches touch, unless the tree is the pinned base in all
 # of it. A tree that cannot be fetched is named and skipped.
 # trees.sh --boot: builds the newest of them as configuration fast, boots it, and runs
-# KUnit and a test of the kselftest.
+# KUnit and a test of the kselftest. In the environment:
+#   TREES	only these, as 6.12.118
 
 . "$(dirname "$0")/lib.sh"
 NAME=trees
 
-# Older ones are out of the promise: nobody should run them any more.
+# The oldest that Debian 12 offers when this was written; older ones are not tried.
 OLDEST=6.12.113
 # Those that are named when they are not there.
 EXPECTED=(6.12.113 6.12.115 6.12.117 6.12.118)
@@ -85,7 +86,7 @@ unpack()
 		tar -xJ -C "$to" --strip-components=1 "${@/#/$BASE_PACKAGE/}"
 }
 
-# What the patches change or delete, and the Makefile, which says the version.
+# The files that the patches change or delete, and the Makefile, which says the version.
 touched()
 {
 	echo Makefile
@@ -181,8 +182,13 @@ for version in "${EXPECTED[@]}"; do
 	printf '%s\n' "${all[@]}" | grep -q "^$version-" ||
 		say "$version: skipped, no security archive of Debian offers it any more"
 done
+if [ -n "${TREES-}" ]; then
+	mapfile -t all < <(for version in "${all[@]}"; do
+		if [[ " $TREES " == *" ${version%%-*} "* ]]; then echo "$version"; fi
+	done)
+fi
 [ ${#all[@]} -gt 0 ] ||
-	die "no tree can be fetched: look at $(rel "$LOGS/trees/apt.log")."
+	die "no tree${TREES:+ of TREES=\"$TREES\"} can be fetched: look at $(rel "$LOGS/trees/apt.log")."
 
 # Neither a failure nor a skipped tree keeps the others from being tried.
 key=$(patches_hash; cat "$0" "$SCRIPTS/lib.sh" "$SCRIPTS"/config/*.config | sha256sum; gcc --version | head -n 1)

@@ -143,7 +143,7 @@ static void draw_terminal(const struct panel *panels)
 	printf("\n");
 }
 
-/* What stands for page @i, see the top of this file. */
+/* The letter or digit of page @i, see the top of this file. */
 static char page_letter(const struct panel *panel, unsigned long i)
 {
 	const struct test_hmm_migrate_page *page = &panel->pages[i];
@@ -167,7 +167,7 @@ static void draw_text(const struct panel *panels)
 				putchar('\n');
 		}
 	}
-	printf("\nA letter begins a folio, the digits after it are its order.\n");
+	printf("\nA letter begins a folio; the digits after it are its order n, of 2^n pages.\n");
 	for (c = 0; c < NR_COLOURS; c++)
 		if (is_used(panels, c))
 			printf("%c %s  ", colours[c].letter, colours[c].name);
