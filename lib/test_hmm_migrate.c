@@ -618,6 +618,7 @@ static int client_range_fault(struct client *client, struct hmm_range *range,
 			      int (*look)(struct client *client,
 					  struct hmm_range *range))
 {
+	unsigned long npages = (range->end - range->start) >> PAGE_SHIFT;
 	unsigned long deadline = jiffies + BUSY_TIMEOUT;
 	struct mm_struct *mm = client->mm;
 	int ret;
@@ -630,6 +631,8 @@ static int client_range_fault(struct client *client, struct hmm_range *range,
 			return -EBUSY;
 		cond_resched();
 
+		/* They are input, too. */
+		memset(range->hmm_pfns, 0, npages * sizeof(*range->hmm_pfns));
 		range->notifier_seq = mmu_interval_read_begin(&client->notifier);
 		if (mmap_read_lock_killable(mm))
 			return -EINTR;
@@ -1005,6 +1008,7 @@ static int snapshot_pages(struct client *client, unsigned long start,
 		.end = end,
 		.hmm_pfns = hmm_pfns,
 		.dev_private_owner = client->device,
+		.flags = HMM_RANGE_FOLIO_ORDER,
 	};
 	unsigned long i;
 	int ret;
@@ -2373,13 +2377,55 @@ static long hold_migration(struct client *client,
 	return ret;
 }
 
+/*
+ * make_device_exclusive_range() returns the pages locked. The device does not enter
+ * them, so its next access takes them back.
+ */
+static long hold_taken(struct client *client, struct test_hmm_migrate_hold *hold)
+{
+	unsigned long max = hold->length >> PAGE_SHIFT, i;
+	struct mm_struct *mm = client->mm;
+	struct page **pages;
+	long npages, ret = 0;
+
+	pages = kvcalloc(max, sizeof(*pages), GFP_KERNEL);
+	if (!pages)
+		return -ENOMEM;
+	if (mmap_read_lock_killable(mm)) {
+		kvfree(pages);
+		return -EINTR;
+	}
+	npages = make_device_exclusive_range(mm, hold->addr, hold->addr + hold->length,
+					     pages, client->device);
+	mmap_read_unlock(mm);
+	if (npages == max) {
+		for (i = 0; i < max; i++)
+			hold->pages += !!pages[i];
+		hold_wait(client->device, hold);
+	} else if (npages >= 0) {
+		ret = -EFAULT;
+	} else {
+		ret = npages;
+	}
+	for (i = 0; npages > 0 && i < npages; i++) {
+		if (!pages[i])
+			continue;
+		unlock_page(pages[i]);
+		put_page(pages[i]);
+	}
+	kvfree(pages);
+	return ret;
+}
+
 static long client_hold(struct client *client, void *argument)
 {
 	struct test_hmm_migrate_hold *hold = argument;
 	long ret;
 
-	if (hold->flags & ~TEST_HMM_MIGRATE_HOLD_MIGRATION ||
-	    hold->usec > TEST_HMM_MIGRATE_MAX_HOLD_TIME)
+	if (hold->flags & ~TEST_HMM_MIGRATE_HOLD_MIGRATION &&
+	    hold->flags != TEST_HMM_MIGRATE_HOLD_TAKEN)
+		return -EINVAL;
+	if (hold->usec > TEST_HMM_MIGRATE_MAX_HOLD_TIME)
 		return -EINVAL;
 	ret = check_range(hold->addr, hold->length);
 	if (ret)
@@ -2392,6 +2438,8 @@ static long client_hold(struct client *client, void *argument)
 		return -ESRCH;
 	if (hold->flags & TEST_HMM_MIGRATE_HOLD_MIGRATION)
 		ret = hold_migration(client, hold);
+	else if (hold->flags & TEST_HMM_MIGRATE_HOLD_TAKEN)
+		ret = hold_taken(client, hold);
 	else
 		ret = hold_locks(client, hold);
 	mmput(client->mm);

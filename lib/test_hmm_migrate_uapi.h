@@ -347,14 +347,16 @@ struct test_hmm_migrate_inject {
 
 /* Hold them by a migration that comes to nothing, not by their locks alone. */
 #define TEST_HMM_MIGRATE_HOLD_MIGRATION	0x1
+/* Take them, as TEST_HMM_MIGRATE_TAKE does, and hold what is taken. */
+#define TEST_HMM_MIGRATE_HOLD_TAKEN	0x2
 
 #define TEST_HMM_MIGRATE_MAX_HOLD_PAGES	512
-#define TEST_HMM_MIGRATE_MAX_HOLD_TIME	1000000
+#define TEST_HMM_MIGRATE_MAX_HOLD_TIME	3000000
 
 /**
  * struct test_hmm_migrate_hold - hold the folio locks of a range for some time
  * @size: size of this structure in bytes
- * @flags: TEST_HMM_MIGRATE_HOLD_MIGRATION or 0
+ * @flags: TEST_HMM_MIGRATE_HOLD_MIGRATION, TEST_HMM_MIGRATE_HOLD_TAKEN or 0
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size, of TEST_HMM_MIGRATE_MAX_HOLD_PAGES
  *	at most
@@ -367,7 +369,9 @@ struct test_hmm_migrate_inject {
  * With it the range must lie in one vma; of what is not anonymous memory, nothing is
  * held.
  *
- * EINVAL: @length or @usec is too large.
+ * With TEST_HMM_MIGRATE_HOLD_TAKEN, of a large folio the first page is held.
+ *
+ * EINVAL: @length or @usec is too large; both flags are set.
  * EFAULT: also, with TEST_HMM_MIGRATE_HOLD_MIGRATION, if the range has several vmas,
  * and without it, if a part of the range is not readable.
  * EOPNOTSUPP: with TEST_HMM_MIGRATE_HOLD_MIGRATION, the vma cannot migrate at all.

@@ -25,10 +25,13 @@
 #include <linux/export.h>
 #include <linux/highmem.h>
 #include <linux/hmm_migrate.h>
+#include <linux/kthread.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
+#include <linux/oom.h>
 #include <linux/pagemap.h>
+#include <linux/pagewalk.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
@@ -39,8 +42,14 @@
 /* How many chunks are in flight, if copying takes its time. */
 #define HMM_MIGRATE_DEPTH	2
 
-/* How often what was locked is looked at again. */
+/*
+ * How often what was locked is looked at again while its holder has it for a moment, a
+ * fault or reclaim: 4 to 8 ms in all.
+ */
 #define HMM_MIGRATE_PASSES	10
+
+/* And then, in microseconds, until the call has waited for HMM_MIGRATE_MAX_WAIT. */
+#define HMM_MIGRATE_POLL	8000UL
 
 /*
  * So many places that were locked can be remembered, however small the chunks are: what
@@ -77,6 +86,8 @@ struct again_list {
  * @locked: what is to be looked at again
  * @looked: what is looked at again at the moment
  * @again: that is what the chunks are now
+ * @waited: nanoseconds that the call has waited for others, but for the first passes
+ * @stages: what the stages share
  * @error: why it has to stop; 0 if it has not
  * @fault_page: the page of a CPU fault, see hmm_migrate_fault(); otherwise NULL
  */
@@ -90,6 +101,8 @@ struct pipeline {
 	struct again_list locked;
 	struct again_list looked;
 	bool again;
+	u64 waited;
+	struct migrate_call stages;
 	int error;
 	struct page *fault_page;
 };
@@ -235,12 +248,18 @@ chunk_add_segment(struct hmm_migrate_chunk *chunk, struct page *src,
 	chunk->nr_segments++;
 }
 
-static unsigned int smaller_order(struct hmm_migrate *migrate, unsigned int order)
+/* The order to try next for parts of @unit; a hole takes those that a fault would use. */
+static unsigned int smaller_order(const struct hmm_migrate_chunk *chunk,
+				  const struct migrate_unit *unit, unsigned int order)
 {
-	/* There are no anonymous folios of order 1. */
-	if (!(migrate->select & MIGRATE_VMA_SELECT_LARGE) || order <= 2)
+	unsigned long orders = GENMASK(order - 1, 0);
+
+	/* Anonymous folios cannot be order-1. */
+	if (!(chunk->migrate->select & MIGRATE_VMA_SELECT_LARGE) || order <= 2)
 		return 0;
-	return order - 1;
+	if (!unit->page)
+		orders &= migrate_hole_orders(chunk->vma) | BIT(0);
+	return fls_long(orders) - 1;
 }
 
 /* A folio of @order for what begins at slot @index, if there is memory. */
@@ -307,20 +326,20 @@ static void chunk_add_parts(struct hmm_migrate_chunk *chunk,
 static long chunk_alloc_parts(struct hmm_migrate_chunk *chunk,
 			      const struct migrate_unit *unit)
 {
-	struct hmm_migrate *migrate = chunk->migrate;
-	unsigned int order = smaller_order(migrate, unit->order);
 	bool writable = chunk_is_writable(chunk, unit);
 	unsigned long end = migrate_unit_pages(unit), i = 0;
+	unsigned int order;
 	long missing = 0;
 
-	/* Of a page there are no parts. */
+	/* A page cannot be split. */
 	if (!unit->order)
 		return chunk->flags & HMM_MIGRATE_SKIP_NO_MEMORY ? 1 : -ENOMEM;
+	order = smaller_order(chunk, unit, unit->order);
 	while (i < end) {
 		if (chunk_alloc(chunk, unit->index + i, order, writable)) {
 			i += 1UL << order;
 		} else if (order) {
-			order = smaller_order(migrate, order);
+			order = smaller_order(chunk, unit, order);
 		} else if (chunk->flags & HMM_MIGRATE_SKIP_NO_MEMORY) {
 			missing++;
 			i++;
@@ -348,37 +367,13 @@ chunk_alloc_unit(struct hmm_migrate_chunk *chunk, const struct migrate_unit *uni
 	return 0;
 }
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/* Would the pages stage take a folio of @order for the holes from @index on? */
-static bool chunk_hole_is_large(const struct hmm_migrate_chunk *chunk,
-				unsigned long index, unsigned int order)
-{
-	unsigned long end = index + BIT(order), i;
-
-	if (order >= MIGRATE_HUGE_ORDER || end > chunk->npages ||
-	    !IS_ALIGNED(chunk->start + index * PAGE_SIZE, PAGE_SIZE << order) ||
-	    vma_thp_disabled(chunk->vma, chunk->vma->vm_flags))
-		return false;
-	for (i = index; i < end; i++)
-		if (chunk->src[i] != MIGRATE_PFN_MIGRATE)
-			return false;
-	return true;
-}
-#else
-static bool chunk_hole_is_large(const struct hmm_migrate_chunk *chunk,
-				unsigned long index, unsigned int order)
-{
-	return false;
-}
-#endif
-
 /* Make one unit of a hole and those that follow it, if the caller wants that. */
 static void chunk_enlarge_hole(struct hmm_migrate_chunk *chunk,
 			       struct migrate_unit *unit)
 {
 	unsigned int order = chunk->migrate->hole_order;
 
-	if (unit->order || !chunk_hole_is_large(chunk, unit->index, order))
+	if (unit->order || !migrate_hole_is_large(&chunk->args, unit->index, order))
 		return;
 	unit->order = order;
 	unit->next = unit->index + migrate_unit_pages(unit);
@@ -461,6 +456,17 @@ static void chunk_discard(struct hmm_migrate_chunk *chunk)
 
 /* A chunk's way */
 
+/* Allocators of ordinary memory are known; any other is taken for a device's. */
+static unsigned int chunk_collect_flags(const struct hmm_migrate *migrate)
+{
+	const struct hmm_migrate_ops *ops = migrate->ops;
+
+	if (!ops->alloc || ops->alloc == hmm_migrate_alloc_system ||
+	    ops->alloc == hmm_migrate_alloc_node)
+		return MIGRATE_COLLECT_LEAVE_LOCKED;
+	return MIGRATE_COLLECT_LEAVE_LOCKED | MIGRATE_COLLECT_TO_DEVICE;
+}
+
 static void chunk_unmap(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk,
 			struct migrate_tally *collect, struct migrate_tally *unmap)
 {
@@ -470,12 +476,13 @@ static void chunk_unmap(struct pipeline *pipeline, struct hmm_migrate_chunk *chu
 	WRITE_ONCE(migrate->unmapping, true);
 	*collect = migrate_tally_init(MIGRATE_STAGE_COLLECT, args);
 	*unmap = migrate_tally_init(MIGRATE_STAGE_UNMAP, args);
-	if (migrate_stage_collect(args, collect))
+	if (migrate_stage_collect(args, chunk_collect_flags(migrate), collect))
 		again_take(pipeline, chunk);
 	if (pipeline->again)
 		collect->again = collect->units;
 	if (collect->units)
-		migrate_stage_unmap(args->src, args->npages, args->fault_page, unmap);
+		migrate_stage_unmap(args->src, args->npages, args->fault_page,
+				    &pipeline->stages, unmap);
 	WRITE_ONCE(migrate->unmapping, false);
 }
 
@@ -518,7 +525,7 @@ static void chunk_init(struct pipeline *pipeline, struct hmm_migrate_chunk *chun
 		.dst = chunk->dst,
 		.npages = chunk->npages,
 		.pgmap_owner = migrate->pgmap_owner,
-		.flags = migrate->select | MIGRATE_VMA_LEAVE_AGAIN,
+		.flags = migrate->select,
 		.fault_page = pipeline->fault_page,
 	};
 }
@@ -536,10 +543,28 @@ static void chunk_undo(struct pipeline *pipeline, struct hmm_migrate_chunk *chun
 
 	chunk_discard(chunk);
 	tally = migrate_tally_init(MIGRATE_STAGE_FINALIZE, args);
-	migrate_stage_finalize(args->src, args->dst, args->npages, args, &tally);
+	migrate_stage_finalize(args->src, args->dst, args->npages, args,
+			       &pipeline->stages, &tally);
 	list->nr = nr;
 	if (nr)
 		list->at[nr - 1].end = end;
+}
+
+/*
+ * Count what this call has isolated, or count it no more. Compaction waits until less is
+ * isolated, and an allocation of this call would wait for itself.
+ */
+static void pipeline_count_isolated(const struct pipeline *pipeline, bool count)
+{
+	const long *isolated = pipeline->stages.isolated;
+	int nid;
+
+	if (!isolated)
+		return;
+	for_each_online_node(nid)
+		if (isolated[nid])
+			mod_node_page_state(NODE_DATA(nid), NR_ISOLATED_ANON,
+					    count ? isolated[nid] : -isolated[nid]);
 }
 
 /* Unmap [start, *end) and find memory for it. If that fails, *end is where. */
@@ -558,7 +583,9 @@ static int chunk_try(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk,
 	chunk_init(pipeline, chunk, vma, start, *end);
 	chunk_unmap(pipeline, chunk, &collect, &unmap);
 	count_time(migrate, HMM_MIGRATE_STEP_UNMAP, &then);
+	pipeline_count_isolated(pipeline, false);
 	ret = chunk_alloc_units(chunk, &index);
+	pipeline_count_isolated(pipeline, true);
 	count_time(migrate, HMM_MIGRATE_STEP_ALLOC, &then);
 	if (ret) {
 		chunk_undo(pipeline, chunk, nr, last);
@@ -567,6 +594,9 @@ static int chunk_try(struct pipeline *pipeline, struct hmm_migrate_chunk *chunk,
 	}
 	migrate_tally_report(&collect);
 	migrate_tally_report(&unmap);
+	if (!(chunk->flags & HMM_MIGRATE_FILL_HOLES))
+		count_instead(&collect, MIGRATE_LEFT_HOLE, &migrate->holes,
+			      chunk->npages);
 	count_left(migrate, &collect);
 	count_left(migrate, &unmap);
 	return 0;
@@ -668,7 +698,8 @@ static void chunk_settle(struct pipeline *pipeline, struct hmm_migrate_chunk *ch
 	count_time(migrate, HMM_MIGRATE_STEP_COMMIT, &then);
 
 	tally = migrate_tally_init(MIGRATE_STAGE_FINALIZE, args);
-	migrate_stage_finalize(args->src, args->dst, args->npages, args, &tally);
+	migrate_stage_finalize(args->src, args->dst, args->npages, args,
+			       &pipeline->stages, &tally);
 	migrate_tally_report(&tally);
 	count_time(migrate, HMM_MIGRATE_STEP_FINALIZE, &then);
 }
@@ -705,6 +736,18 @@ static int pipeline_feed(struct pipeline *pipeline, struct vm_area_struct *vma,
 	return ret;
 }
 
+/*
+ * The OOM reaper is at the process; or it has ended, and only the caller's reference is
+ * left. A process that migrates its own memory has users as long as it is here.
+ */
+static bool mm_is_gone(struct mm_struct *mm)
+{
+	bool own = current->mm == mm && !(current->flags & PF_KTHREAD);
+
+	return check_stable_address_space(mm) ||
+	       (!own && atomic_read(&mm->mm_users) == 1);
+}
+
 /* Why there is to be no other chunk; 0 if there is no reason. */
 static int pipeline_must_stop(struct pipeline *pipeline)
 {
@@ -712,6 +755,10 @@ static int pipeline_must_stop(struct pipeline *pipeline)
 		return pipeline->error;
 	if (fatal_signal_pending(current))
 		return -EINTR;
+	if ((current->flags & PF_KTHREAD) && kthread_should_stop())
+		return -EINTR;
+	if (mm_is_gone(pipeline->migrate->mm))
+		return -ESRCH;
 	return READ_ONCE(pipeline->migrate->cancel) ? -ECANCELED : 0;
 }
 
@@ -786,71 +833,93 @@ static int pipeline_run(struct pipeline *pipeline, unsigned long *addr,
 	return ret;
 }
 
-/* The folio at @addr, if I/O keeps it; with a reference. */
-static struct folio *again_get_folio(struct mm_struct *mm, unsigned long addr)
+/*
+ * Does somebody have the folio at @addr locked, or is it written to swap? Looked at under
+ * the page-table lock: a reference would make another migration of it fail, and a look
+ * by the collect stage would call the notifiers. Returns in @next where the folio ends:
+ * one answer is for all of it, or a range would begin in the middle of a folio and have
+ * it split. Under mmap_lock.
+ */
+static bool again_is_held(struct mm_struct *mm, unsigned long addr,
+			  unsigned long *next)
 {
+	struct vm_area_struct *vma = vma_lookup(mm, addr);
+	struct folio_walk fw;
 	struct folio *folio;
-	struct page *page;
+	unsigned long index;
+	bool held;
 
-	if (get_user_pages_remote(mm, addr, 1, FOLL_NOFAULT, &page, NULL) != 1)
-		return NULL;
-	folio = page_folio(page);
-	if (folio_test_locked(folio) || folio_test_writeback(folio))
-		return folio;
-	folio_put(folio);
-	return NULL;
+	*next = addr + PAGE_SIZE;
+	folio = vma ? folio_walk_start(&fw, vma, addr, FW_MIGRATION) : NULL;
+	if (!folio)
+		return false;
+	held = folio_test_locked(folio) || folio_test_writeback(folio);
+	/* A migration entry does not tell the page, but mostly lies as a fault's does. */
+	index = fw.page ? folio_page_idx(folio, fw.page) :
+			  (addr & (folio_size(folio) - 1)) >> PAGE_SHIFT;
+	*next = addr + (folio_nr_pages(folio) - index) * PAGE_SIZE;
+	folio_walk_end(&fw, vma);
+	return held;
 }
 
-/*
- * Wait for what keeps the folio at @addr. With a reference, which would make
- * another migration fail; but that has put a migration entry in the place by the
- * time of the second look, and then there is no folio to be found.
- */
-static int again_wait_at(struct mm_struct *mm, unsigned long addr)
+/* Returns in @held whether the folio at @addr is, and in @end how far that goes. */
+static int again_stretch(struct mm_struct *mm, unsigned long addr,
+			 unsigned long *end, bool *held)
 {
-	struct folio *folio;
-	int ret = 0;
+	unsigned long next, last = *end;
 
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
-	folio = again_get_folio(mm, addr);
+	*held = again_is_held(mm, addr, end);
+	while (*end < last && again_is_held(mm, *end, &next) == *held) {
+		*end = next;
+		cond_resched();
+	}
 	mmap_read_unlock(mm);
-	if (!folio)
-		return 0;
-	if (folio_test_writeback(folio))
-		ret = folio_wait_writeback_killable(folio);
-	if (!ret)
-		ret = folio_wait_locked_killable(folio);
-	folio_put(folio);
-	return ret;
+	*end = min(*end, last);
+	return 0;
 }
 
-static int again_wait_in(struct pipeline *pipeline, unsigned long start,
-			 unsigned long end)
+/* Migrate what is not held any more of @place, and remember the rest. */
+static int again_place(struct pipeline *pipeline, struct again *place,
+		       unsigned int pass)
 {
-	unsigned long addr;
+	struct mm_struct *mm = pipeline->migrate->mm;
+	bool held = false;
 	int ret = 0;
 
-	for (addr = start; !ret && addr < end; addr += PAGE_SIZE) {
-		ret = pipeline_must_stop(pipeline);
-		if (!ret)
-			ret = again_wait_at(pipeline->migrate->mm, addr);
+	while (!ret && place->start < place->end &&
+	       !again_is_full(&pipeline->locked)) {
+		unsigned long end = place->end;
+
+		/* At first, it is cheaper to try. */
+		if (pass)
+			ret = again_stretch(mm, place->start, &end, &held);
+		if (!ret && !held) {
+			ret = pipeline_run(pipeline, &place->start, end);
+		} else if (!ret) {
+			again_add(&pipeline->locked, place->start, end);
+			place->start = end;
+		}
 		cond_resched();
 	}
 	return ret;
 }
 
-/* With nothing in flight. At first, that is for those who hold it for a moment. */
+/*
+ * Sleep before pass @pass, with nothing locked and nothing unmapped. The first passes
+ * are for those who have a folio for a moment, the others for I/O.
+ */
 static int again_wait(struct pipeline *pipeline, unsigned int pass)
 {
-	struct again_list *list = &pipeline->looked;
-	unsigned int i;
-	int ret = 0;
+	unsigned long usecs = pass < HMM_MIGRATE_PASSES ? 4UL << pass :
+							  HMM_MIGRATE_POLL;
+	u64 then = ktime_get_ns();
 
-	usleep_range(4UL << pass, 8UL << pass);
-	for (i = 0; pass && !ret && i < list->nr; i++)
-		ret = again_wait_in(pipeline, list->at[i].start, list->at[i].end);
-	return ret;
+	usleep_range_state(usecs, 2 * usecs, TASK_KILLABLE);
+	if (pass >= HMM_MIGRATE_PASSES)
+		pipeline->waited += ktime_get_ns() - then;
+	return pipeline_must_stop(pipeline);
 }
 
 /* What is still locked, or was not looked at any more, stays. */
@@ -873,7 +942,6 @@ static void again_give_up(struct pipeline *pipeline, struct again_list *list,
 static int again_pass(struct pipeline *pipeline, unsigned int pass)
 {
 	struct again_list *list = &pipeline->looked;
-	unsigned long addr = 0;
 	unsigned int i;
 	int ret;
 
@@ -881,11 +949,9 @@ static int again_pass(struct pipeline *pipeline, unsigned int pass)
 	ret = again_wait(pipeline, pass);
 	pipeline->again = true;
 	for (i = 0; !ret && i < list->nr; i++) {
-		addr = list->at[i].start;
-		ret = pipeline_run(pipeline, &addr, list->at[i].end);
-		list->at[i].start = addr;
+		ret = again_place(pipeline, &list->at[i], pass);
 		/* An error; or what was one place has become too many. */
-		if (addr < list->at[i].end)
+		if (list->at[i].start < list->at[i].end)
 			break;
 	}
 	pipeline->again = false;
@@ -893,14 +959,21 @@ static int again_pass(struct pipeline *pipeline, unsigned int pass)
 	return ret;
 }
 
-/* Look again at what was locked, with nothing in flight. */
+/*
+ * Look again at what was locked, with nothing in flight: until nothing is, or the call
+ * has waited long enough.
+ */
 static int pipeline_again(struct pipeline *pipeline)
 {
 	unsigned int pass;
 	int ret = 0;
 
-	for (pass = 0; !ret && pipeline->locked.nr && pass < HMM_MIGRATE_PASSES; pass++)
+	for (pass = 0; !ret && pipeline->locked.nr; pass++) {
+		if (pass >= HMM_MIGRATE_PASSES &&
+		    pipeline->waited >= HMM_MIGRATE_MAX_WAIT * NSEC_PER_MSEC)
+			break;
 		ret = again_pass(pipeline, pass);
+	}
 	again_give_up(pipeline, &pipeline->locked, 0);
 	return ret;
 }
@@ -934,6 +1007,15 @@ static void chunk_destroy(struct hmm_migrate_chunk *chunk)
 	kvfree(chunk->segments);
 }
 
+/* A fault brings back device memory, which is on no LRU. */
+static int isolated_alloc(struct pipeline *pipeline)
+{
+	if (pipeline->fault_page)
+		return 0;
+	pipeline->stages.isolated = kcalloc(nr_node_ids, sizeof(long), GFP_KERNEL);
+	return pipeline->stages.isolated ? 0 : -ENOMEM;
+}
+
 static int pipeline_create(struct pipeline *pipeline, struct hmm_migrate *migrate)
 {
 	unsigned long range = migrate->end - migrate->start, max, locked;
@@ -941,7 +1023,8 @@ static int pipeline_create(struct pipeline *pipeline, struct hmm_migrate *migrat
 	int ret;
 
 	pipeline->migrate = migrate;
-	pipeline->chunk_size = migrate->chunk_size ?: HMM_MIGRATE_CHUNK_SIZE;
+	pipeline->chunk_size = min(migrate->chunk_size ?: HMM_MIGRATE_CHUNK_SIZE,
+				   HMM_MIGRATE_MAX_CHUNK_SIZE);
 	pipeline->depth = migrate->ops->wait && !pipeline->fault_page ?
 			  HMM_MIGRATE_DEPTH : 1;
 	max = min(pipeline->chunk_size, range) >> PAGE_SHIFT;
@@ -949,7 +1032,8 @@ static int pipeline_create(struct pipeline *pipeline, struct hmm_migrate *migrat
 	locked = 2 * pipeline->depth * max;
 	if (!pipeline->fault_page)
 		locked = max(locked, HMM_MIGRATE_MIN_LOCKED);
-	ret = again_alloc(&pipeline->locked, locked) ?:
+	ret = isolated_alloc(pipeline) ?:
+	      again_alloc(&pipeline->locked, locked) ?:
 	      again_alloc(&pipeline->looked, locked);
 	for (i = 0; !ret && i < pipeline->depth; i++)
 		ret = chunk_create(pipeline, &pipeline->chunks[i], max);
@@ -964,6 +1048,7 @@ static void pipeline_destroy(struct pipeline *pipeline)
 		chunk_destroy(&pipeline->chunks[i]);
 	kvfree(pipeline->locked.at);
 	kvfree(pipeline->looked.at);
+	kfree(pipeline->stages.isolated);
 }
 
 /* The whole range, and in between and in the end what was locked. */
@@ -1008,6 +1093,7 @@ static void hmm_migrate_reset(struct hmm_migrate *migrate)
 	migrate->engine_failed = false;
 	migrate->engine_stopped = false;
 	migrate->engine_lost = false;
+	migrate->engine_pieces = false;
 	migrate->done = migrate->start;
 	migrate->moved = 0;
 	migrate->filled = 0;
@@ -1027,9 +1113,10 @@ static void hmm_migrate_reset(struct hmm_migrate *migrate)
  * Moves the memory behind a range of virtual addresses to memory that the special
  * allocator of @migrate hands out, in chunks that are large enough for a copy
  * engine. Goes across vmas. What cannot move stays where it is, with its contents,
- * and is counted by its reason. What somebody else has locked, for I/O for example,
- * is waited for when nothing of this call is locked, some times, for as long as the I/O
- * takes.
+ * and is counted by its reason. What somebody else has locked, or writes to swap, is
+ * tried again when nothing of this call is locked: some times within a few milliseconds,
+ * and then every few milliseconds until the call has waited for HMM_MIGRATE_MAX_WAIT in
+ * all. What is held still counts as MIGRATE_LEFT_LOCKED.
  *
  * "[A helper that] differs from NUMA migration by working on a range of virtual
  * addresses, and thus by migrating in chunks that can be large enough to use a DMA
@@ -1048,8 +1135,9 @@ static void hmm_migrate_reset(struct hmm_migrate *migrate)
  *   @migrate is set
  * * -ENOMEM: no memory at @migrate->done, by the special allocator; or none for the
  *   arrays, and nothing has been done
- * * -EINTR: a fatal signal
+ * * -EINTR: a fatal signal; or the caller is a kthread, and is to stop
  * * -ECANCELED: @migrate->cancel
+ * * -ESRCH: the process has ended, or the OOM reaper takes its memory
  * * -EFAULT: with HMM_MIGRATE_STRICT, nothing is mapped at @migrate->done
  * * -EOPNOTSUPP: with HMM_MIGRATE_STRICT, the vma there cannot migrate at all
  * * with HMM_MIGRATE_STOP_ON_COPY_ERROR, or if a DMA engine has failed, what the copy
@@ -1122,11 +1210,14 @@ static void fault_migrate(struct pipeline *pipeline, struct vm_area_struct *vma)
 	migrate->done = migrate->end;
 }
 
-static vm_fault_t fault_result(const struct hmm_migrate *migrate)
+static vm_fault_t fault_result(const struct pipeline *pipeline)
 {
-	if (migrate->copy_failed)
+	const struct hmm_migrate *migrate = pipeline->migrate;
+
+	/* Want of memory is no reason to kill the process: a retry may find some. */
+	if (migrate->copy_failed && pipeline->chunks[0].error != -ENOMEM)
 		return VM_FAULT_SIGBUS;
-	if (migrate->no_memory && !migrate->moved)
+	if ((migrate->copy_failed || migrate->no_memory) && !migrate->moved)
 		return VM_FAULT_OOM;
 	/* Moved, or a part of it is, or somebody else holds it: the CPU tries again. */
 	return 0;
@@ -1151,7 +1242,7 @@ static vm_fault_t fault_result(const struct hmm_migrate *migrate)
 vm_fault_t hmm_migrate_fault(struct vm_fault *vmf, struct hmm_migrate *migrate)
 {
 	struct pipeline pipeline = { .fault_page = vmf->page };
-	int ret;
+	vm_fault_t result = VM_FAULT_OOM;
 
 	if (WARN_ON_ONCE(!migrate->ops || !migrate->ops->copy))
 		return VM_FAULT_SIGBUS;
@@ -1163,11 +1254,12 @@ vm_fault_t hmm_migrate_fault(struct vm_fault *vmf, struct hmm_migrate *migrate)
 	fault_range(migrate, vmf);
 	migrate->chunk_size = migrate->end - migrate->start;
 	hmm_migrate_reset(migrate);
-	ret = pipeline_create(&pipeline, migrate);
-	if (!ret)
+	if (!pipeline_create(&pipeline, migrate)) {
 		fault_migrate(&pipeline, vmf->vma);
+		result = fault_result(&pipeline);
+	}
 	pipeline_destroy(&pipeline);
-	return ret ? VM_FAULT_OOM : fault_result(migrate);
+	return result;
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_fault);
 

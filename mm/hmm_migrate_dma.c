@@ -6,6 +6,11 @@
  * A chunk is two scatter lists of the same length in bytes, mapped at once. Where
  * both go on, that is one descriptor; only the last descriptor of a chunk asks for
  * an interrupt, and all of them are issued together.
+ *
+ * If a chunk cannot be mapped whole, because there are not enough bounce buffers or
+ * addresses, it and all chunks after it are copied in pieces: each is mapped, copied and
+ * unmapped before the next one. That is done by the wait op, when nothing else of the
+ * call is mapped.
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
@@ -22,6 +27,9 @@
 
 /* An engine that takes longer for a chunk is taken for dead. */
 #define DMA_COPY_TIMEOUT	(30 * HZ)
+
+/* How long to wait for others' bounce buffers, if not even a page can be mapped. */
+#define DMA_COPY_MAP_TIMEOUT	HZ
 
 /* How often it is asked whether it has descriptors again, in microseconds. */
 #define DMA_COPY_POLL		20
@@ -52,6 +60,7 @@ struct dma_side {
  * @done: the last descriptor is through
  * @error: what came of it
  * @submitted: the engine has, or had, a descriptor of it
+ * @pieces: it is to be copied in pieces
  * @to: the next descriptor, which is not submitted yet
  * @from: where it copies from
  * @length: how many bytes; 0 if there is none
@@ -64,6 +73,7 @@ struct dma_copy {
 	struct completion done;
 	int error;
 	bool submitted;
+	bool pieces;
 	dma_addr_t to;
 	dma_addr_t from;
 	size_t length;
@@ -173,7 +183,7 @@ static int side_map(const struct hmm_migrate_chunk *chunk, struct dma_side *side
 	    dma_map_sg(dev, side->list, side->entries, side->direction))
 		return 0;
 	side->entries = 0;
-	return -EIO;
+	return -ENOMEM;
 }
 
 static void side_unmap(const struct hmm_migrate_chunk *chunk, struct dma_side *side)
@@ -191,7 +201,7 @@ static int map_zero_page(const struct hmm_migrate_chunk *chunk,
 		return 0;
 	copy->zero = dma_map_page(chunk_device(chunk), ZERO_PAGE(0), 0, PAGE_SIZE,
 				  DMA_TO_DEVICE);
-	return dma_mapping_error(chunk_device(chunk), copy->zero) ? -EIO : 0;
+	return dma_mapping_error(chunk_device(chunk), copy->zero) ? -ENOMEM : 0;
 }
 
 static void copy_unmap(const struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
@@ -337,16 +347,13 @@ static int zero_segment(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
 {
 	unsigned long i;
 	dma_addr_t to;
-	int ret;
+	int ret = 0;
 
 	if (page_is_mappable(segment->dst)) {
 		for (i = 0; i < segment->npages; i++)
 			clear_highpage(segment->dst + i);
 		return 0;
 	}
-	ret = map_zero_page(chunk, copy);
-	if (ret)
-		return ret;
 	to = chunk->migrate->ops->address(chunk, segment->dst);
 	for (i = 0; !ret && i < segment->npages; i++)
 		ret = copy_add(chunk->migrate->dma_chan, copy, to + i * PAGE_SIZE,
@@ -399,6 +406,139 @@ static void copy_end(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 		copy_unmap(chunk, copy);
 }
 
+/* Pieces */
+
+/* Maps @npages from @page on, or asks where they are if they are private. */
+static int piece_map(struct hmm_migrate_chunk *chunk, struct page *page,
+		     unsigned long npages, enum dma_data_direction direction,
+		     dma_addr_t *address)
+{
+	struct device *dev = chunk_device(chunk);
+
+	if (!page_is_mappable(page)) {
+		*address = chunk->migrate->ops->address(chunk, page);
+		return 0;
+	}
+	*address = dma_map_page(dev, page, 0, npages << PAGE_SHIFT, direction);
+	return dma_mapping_error(dev, *address) ? -ENOMEM : 0;
+}
+
+static void piece_unmap(struct hmm_migrate_chunk *chunk, struct page *page,
+			unsigned long npages, enum dma_data_direction direction,
+			dma_addr_t address)
+{
+	if (page_is_mappable(page) && !chunk->migrate->engine_lost)
+		dma_unmap_page(chunk_device(chunk), address, npages << PAGE_SHIFT,
+			       direction);
+}
+
+/* One descriptor, to its end. */
+static int piece_run(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
+		     dma_addr_t to, dma_addr_t from, size_t length)
+{
+	struct dma_chan *chan = chunk->migrate->dma_chan;
+	int ret;
+
+	reinit_completion(&copy->done);
+	copy->to = to;
+	copy->from = from;
+	copy->length = length;
+	ret = copy_submit(chan, copy, true);
+	if (!ret) {
+		dma_async_issue_pending(chan);
+		if (wait_for_completion_io_timeout(&copy->done, DMA_COPY_TIMEOUT))
+			return copy->error;
+		ret = -ETIMEDOUT;
+	}
+	engine_terminate(chunk->migrate);
+	return ret;
+}
+
+/* Returns -ENOMEM if the pages cannot be mapped. */
+static int copy_piece(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
+		      struct page *dst, struct page *src, unsigned long npages)
+{
+	dma_addr_t from, to;
+	int ret;
+
+	ret = piece_map(chunk, src, npages, DMA_TO_DEVICE, &from);
+	if (ret)
+		return ret;
+	ret = piece_map(chunk, dst, npages, DMA_FROM_DEVICE, &to);
+	if (!ret) {
+		ret = piece_run(chunk, copy, to, from, npages << PAGE_SHIFT);
+		piece_unmap(chunk, dst, npages, DMA_FROM_DEVICE, to);
+	}
+	piece_unmap(chunk, src, npages, DMA_TO_DEVICE, from);
+	return ret;
+}
+
+/* Not even a page can be mapped: others have the bounce buffers. */
+static int copy_page_somehow(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
+			     struct page *dst, struct page *src)
+{
+	unsigned long deadline = jiffies + DMA_COPY_MAP_TIMEOUT;
+	int ret;
+
+	if (page_is_mappable(src) && page_is_mappable(dst))
+		return copy_mc_highpage(dst, src) ? -EHWPOISON : 0;
+	do {
+		usleep_range(DMA_COPY_POLL, 2 * DMA_COPY_POLL);
+		ret = copy_piece(chunk, copy, dst, src, 1);
+	} while (ret == -ENOMEM && time_before(jiffies, deadline));
+	return ret;
+}
+
+/* @max is how many pages a piece may have; it becomes less where that is too much. */
+static int copy_segment_in_pieces(struct hmm_migrate_chunk *chunk,
+				  struct dma_copy *copy,
+				  const struct hmm_migrate_segment *segment,
+				  unsigned long *max)
+{
+	unsigned long done = 0, npages;
+	int ret;
+
+	while (done < segment->npages) {
+		struct page *src = segment->src ? segment->src + done : ZERO_PAGE(0);
+		struct page *dst = segment->dst + done;
+
+		npages = segment->src ? min(segment->npages - done, *max) : 1;
+		if (!segment->src && page_is_mappable(dst)) {
+			clear_highpage(dst);
+			ret = 0;
+		} else {
+			ret = copy_piece(chunk, copy, dst, src, npages);
+		}
+		if (ret == -ENOMEM && npages > 1) {
+			*max = npages / 2;
+			continue;
+		}
+		if (ret == -ENOMEM)
+			ret = copy_page_somehow(chunk, copy, dst, src);
+		if (ret)
+			return ret;
+		done += npages;
+		cond_resched();
+	}
+	return 0;
+}
+
+static int copy_in_pieces(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
+{
+	size_t size = min(dma_max_mapping_size(chunk_device(chunk)), copy->max);
+	unsigned long max = clamp(size, PAGE_SIZE, (size_t)SZ_1M) >> PAGE_SHIFT, i;
+	int ret;
+
+	for (i = 0; i < chunk->nr_segments; i++) {
+		if (chunk->migrate->engine_stopped)
+			return -ETIMEDOUT;
+		ret = copy_segment_in_pieces(chunk, copy, &chunk->segments[i], &max);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
 static bool chunk_has_addresses(const struct hmm_migrate_chunk *chunk)
 {
 	unsigned long i;
@@ -429,6 +569,18 @@ static bool chunk_has_tags(const struct hmm_migrate_chunk *chunk)
 	return false;
 }
 
+/* Is there a hole that the engine has to fill with zeros? */
+static bool chunk_has_private_holes(const struct hmm_migrate_chunk *chunk)
+{
+	unsigned long i;
+
+	for (i = 0; i < chunk->nr_segments; i++)
+		if (!chunk->segments[i].src &&
+		    is_device_private_page(chunk->segments[i].dst))
+			return true;
+	return false;
+}
+
 /* An engine that cannot be stopped could write to memory that is somebody else's. */
 static bool engine_is_suitable(struct dma_chan *chan)
 {
@@ -453,6 +605,7 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
 	init_completion(&copy->done);
 	copy->error = 0;
 	copy->submitted = false;
+	copy->pieces = false;
 	copy->length = 0;
 	copy->max = dma_get_max_seg_size(chunk_device(chunk));
 	/* Of whole pages, so that each descriptor begins where a page does. */
@@ -482,8 +635,8 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk)
  * which stays where it is. -EINVAL if the channel is not suitable, or there is private
  * memory and no &hmm_migrate_ops.address: the call ends, and the next chunk, if it is
  * begun, does not move either. -EIO or -ETIMEDOUT if the engine does not take it: then
- * what it has is terminated, and the call ends. -EIO also if memory cannot be mapped for
- * it: unless the engine has a part of the chunk already, the call goes on.
+ * what it has is terminated, and the call ends. If memory cannot be mapped for it, that
+ * is no error: hmm_migrate_dma_wait() copies the chunk in pieces.
  */
 int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 {
@@ -503,8 +656,17 @@ int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk)
 	copy = chunk_copy(chunk);
 	if (!copy)
 		return -ENOMEM;
-	ret = side_map(chunk, &copy->src) ?: side_map(chunk, &copy->dst) ?:
-	      copy_segments(chunk, copy);
+	if (!migrate->engine_pieces &&
+	    (side_map(chunk, &copy->src) || side_map(chunk, &copy->dst) ||
+	     (chunk_has_private_holes(chunk) && map_zero_page(chunk, copy)))) {
+		copy_unmap(chunk, copy);
+		migrate->engine_pieces = true;
+	}
+	if (migrate->engine_pieces) {
+		copy->pieces = true;
+		return 0;
+	}
+	ret = copy_segments(chunk, copy);
 	if (!ret) {
 		dma_async_issue_pending(migrate->dma_chan);
 		return 0;
@@ -522,7 +684,8 @@ EXPORT_SYMBOL_GPL(hmm_migrate_dma_copy);
  *
  * Context: sleeps.
  * Return: 0, -EIO if the engine reports an error, or -ETIMEDOUT if it reports
- * nothing for half a minute: then what it has is terminated, and the call ends.
+ * nothing for half a minute: then what it has is terminated, and the call ends. -ENOMEM
+ * if not one page can be mapped for a second, and the CPU cannot reach it.
  */
 int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 {
@@ -530,6 +693,8 @@ int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 	struct dma_copy *copy = chunk->private;
 	int ret;
 
+	if (copy->pieces)
+		return copy_in_pieces(chunk, copy);
 	if (!migrate->engine_stopped &&
 	    !wait_for_completion_io_timeout(&copy->done, DMA_COPY_TIMEOUT))
 		engine_terminate(migrate);

@@ -164,15 +164,16 @@ enum hmm_migrate_step {
  *	are to move whole
  * @flags: HMM_MIGRATE_*
  * @hole_order: the order of the folios that fill holes, where there is room for
- *	one; 0 means small pages, and huge ones where a page fault would put them.
- *	Needs MIGRATE_VMA_SELECT_LARGE.
+ *	one and a page fault might use that order; 0 means small pages, and huge ones
+ *	where a page fault would put them. Needs MIGRATE_VMA_SELECT_LARGE.
  * @node: the node for hmm_migrate_alloc_node() and hmm_migrate_wants_node()
  * @dma_chan: the channel for hmm_migrate_dma_copy()
  * @chunk_size: bytes that are collected, copied and mapped at once, a multiple of the
- *	page size, or 0 for HMM_MIGRATE_CHUNK_SIZE. A chunk ends at an address that is
+ *	page size, or 0 for HMM_MIGRATE_CHUNK_SIZE. More than HMM_MIGRATE_MAX_CHUNK_SIZE
+ *	is as much as that. A chunk ends at an address that is
  *	a multiple of this, and where a vma ends.
- * @cancel: somebody wants it to stop, between two chunks; to be written by
- *	WRITE_ONCE()
+ * @cancel: somebody wants it to stop, between two chunks, or while it waits for what
+ *	is locked; to be written by WRITE_ONCE()
  * @unmapping: (out) this task is unmapping pages for this call at the moment, so that
  *	invalidations by it are the migration's own
  * @engine_failed: (out) the engine does not do what it should, or cannot be asked to:
@@ -211,6 +212,9 @@ struct hmm_migrate {
 	bool engine_failed;
 	bool engine_stopped;
 	bool engine_lost;
+	/* private: */
+	bool engine_pieces;
+	/* public: */
 	unsigned long done;
 	unsigned long moved;
 	unsigned long filled;
@@ -224,11 +228,19 @@ struct hmm_migrate {
 };
 
 /*
- * Large enough that a huge page is not cut in two and that what a chunk costs does
- * not matter, and small enough that what the first one and the last one do not
- * overlap with does not, either.
+ * At least PMD_SIZE, so that THPs are not cut; small enough that the head and tail that
+ * do not overlap are negligible.
  */
 #define HMM_MIGRATE_CHUNK_SIZE		max(2UL << 20, PMD_SIZE)
+
+/*
+ * Two chunks are off the LRU and out of everybody's reach at a time. Where it was
+ * measured, larger ones gain nothing.
+ */
+#define HMM_MIGRATE_MAX_CHUNK_SIZE	max(64UL << 20, PMD_SIZE)
+
+/* How many milliseconds a call waits at most for what others have locked. */
+#define HMM_MIGRATE_MAX_WAIT		1000
 
 int hmm_migrate_range(struct hmm_migrate *migrate);
 int hmm_migrate_range_back(struct hmm_migrate *migrate);

@@ -14,64 +14,23 @@
  * sees the entries before the flush. GUP-fast needs no flush: see
  * __folio_try_share_anon_rmap().
  */
-#include <linux/delay.h>
 #include <linux/ksm.h>
 #include <linux/memremap.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
 #include <linux/rmap.h>
-#include <linux/sched/signal.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <asm/tlbflush.h>
 #include "../internal.h"
 #include "internal.h"
 
-/* How often to look again at what was locked, see migrate_backoff(). */
-#define MIGRATE_PASSES	10
-
-/**
- * migrate_backoff() - wait before another pass over what was locked
- * @pass: the number of passes since the first one
- *
- * What does it mean that a folio's lock is taken? That somebody works on it for
- * a moment (a fault, reclaim, compaction, another migration), or does I/O. The
- * former is over soon, so there are MIGRATE_PASSES more, 4 to 8 ms in all. The
- * latter is not waited for here; nor for the lock itself, ever: we hold others',
- * and two migrations that wait for each other's wait for ever.
- *
- * Context: Sleeps.
- * Return: false if there is to be no other pass.
- */
-bool migrate_backoff(unsigned int pass)
-{
-	if (pass == MIGRATE_PASSES || fatal_signal_pending(current))
-		return false;
-	usleep_range(4UL << pass, 8UL << pass);
-	return true;
-}
-
-typeof(migrate_swp_step) migrate_swp_step __ro_after_init;
-bool migrate_swp_adds __ro_after_init;
-
 /*
- * Each bit of the pfn is where the one below it says: then nothing is carried from
- * a piece of the field into another.
+ * The most entries to look at under one page-table lock, so that others get it: with
+ * 64 KiB pages a page table has 8,192. A folio is not cut in two for it, so the longest
+ * hold is this many entries and one folio.
  */
-static int __init migrate_swp_init(void)
-{
-	pte_t pte = swp_entry_to_pte(make_readable_migration_entry(0));
-	unsigned int bit;
-
-	migrate_swp_step = pte_val(pte_next_swp_offset(pte)) - pte_val(pte);
-	for (bit = 0; bit < SWP_PFN_BITS; bit++)
-		if (pte_val(pte_move_swp_offset(pte, 1UL << bit)) !=
-		    pte_val(pte) + (migrate_swp_step << bit))
-			return 0;
-	migrate_swp_adds = true;
-	return 0;
-}
-early_initcall(migrate_swp_init);
+#define MIGRATE_COLLECT_BATCH	512
 
 /**
  * struct migrate_collect - one pass over the page tables
@@ -79,6 +38,8 @@ early_initcall(migrate_swp_init);
  * @fault_page: see there
  * @tally: what is counted
  * @again: only addresses that an earlier pass remembered
+ * @to_device: the destination is a device's memory, as far as is known yet
+ * @holes: holes may be filled, see migrate_hole_orders()
  * @huge_holes: a hole as large as a PMD maps may be filled whole
  * @nr_again: pages that this pass remembered
  * @split: a page of a large folio, locked and with a reference (or the fault's
@@ -91,6 +52,8 @@ struct migrate_collect {
 	struct page *fault_page;
 	struct migrate_tally *tally;
 	bool again;
+	bool to_device;
+	bool holes;
 	bool huge_holes;
 	unsigned long nr_again;
 	struct page *split;
@@ -159,13 +122,12 @@ static void collect_left_or_remember(struct migrate_collect *collect,
 
 static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
 {
-	/*
-	 * An empty page of a file is no hole: the page cache has its contents. And
-	 * what nobody keeps must not get where it can only be kept.
-	 */
-	if (!vma_is_anonymous(collect->migrate->vma) ||
-	    collect->migrate->vma->vm_flags & VM_DROPPABLE) {
-		collect_left(collect, slot, MIGRATE_LEFT_KIND);
+	struct vm_area_struct *vma = collect->migrate->vma;
+
+	if (!collect->holes) {
+		collect_left(collect, slot, !vma_is_anonymous(vma) ||
+			     (vma->vm_flags & VM_DROPPABLE) ?
+			     MIGRATE_LEFT_KIND : MIGRATE_LEFT_HOLE);
 		return;
 	}
 	*slot = MIGRATE_PFN_MIGRATE;
@@ -232,21 +194,6 @@ static bool collect_takes_huge(struct migrate_vma *migrate)
 	       collect_takes(migrate, MIGRATE_HUGE_ORDER);
 }
 
-/*
- * Where a page fault would not put a huge page, a hole is not filled with one
- * either.
- */
-static bool collect_wants_huge_holes(struct migrate_vma *migrate)
-{
-	struct vm_area_struct *vma = migrate->vma;
-
-	return collect_takes_huge(migrate) && vma_is_anonymous(vma) &&
-	       !(vma->vm_flags & VM_DROPPABLE) &&
-	       thp_vma_allowable_order(vma, vma->vm_flags,
-				       TVA_IN_PF | TVA_ENFORCE_SYSFS,
-				       MIGRATE_HUGE_ORDER);
-}
-
 /* The whole of [start, end) is locked by somebody. */
 static void collect_remember_range(struct migrate_collect *collect,
 				   unsigned long start, unsigned long end)
@@ -308,10 +255,11 @@ static unsigned int collect_mapped(const struct migrate_run *run, pte_t *ptep,
 	return nr;
 }
 
-/* PageAnonExclusive() asks first whether it is hugetlb's, and this one is not. */
-static __always_inline bool migrate_page_exclusive(struct page *page)
+/* PageAnonExclusive() looks up the folio of each page to ask whether it is hugetlb's. */
+static __always_inline bool migrate_page_exclusive(const struct page *page)
 {
-	return test_bit(PG_anon_exclusive, &page->flags);
+	VM_WARN_ON_ONCE_PAGE(PageHuge(page), page);
+	return __PageAnonExclusive(page);
 }
 
 /* How many of the first @nr pages are exclusive, or are not, as the first one is. */
@@ -484,28 +432,36 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 }
 
 /*
- * Why a folio that we have locked stays, or NR_MIGRATE_LEFT.
+ * Why a mapped folio can never migrate, or NR_MIGRATE_LEFT. The page-table lock keeps
+ * it mapped, and while it is, neither anonymous memory nor a file's becomes the other:
+ * so this is known without the folio lock. A file's folio is not even tried to lock: its
+ * lock may be held for I/O for as long as a server does not answer.
  *
  * The pages of a file have their own way to move, and are not for a device.
  *
- * KSM knows its mappings by the addresses where it merged them. mremap()
- * unmerges what it moves, but not what it takes for a swap entry: after it, the
- * rmap would miss the device entry. ksmd turns a folio into one of its own under
- * the folio lock, so the question is asked under it, too.
+ * KSM knows its mappings by the addresses where it merged them. mremap() unmerges what
+ * it moves, but not what it takes for a swap entry: after it, the rmap would miss the
+ * device entry. ksmd turns a folio into one of its own under the folio lock, so
+ * collect_lock_folio() asks again.
  *
- * What is droppable may never be written to swap. On a device nobody knows what
- * is written, so from there it would come back dirty.
+ * VM_DROPPABLE memory may never be written to swap. Nobody knows what a device writes,
+ * so memory comes back from it dirty.
  *
- * But what is on a device, however it got there, can come back.
+ * arm64's tags are lost on a device. But memory that is on a device already, however it
+ * got there, can come back.
  */
-static enum migrate_left collect_check_folio(struct folio *folio,
-					     struct vm_area_struct *vma)
+static __always_inline enum migrate_left
+collect_check_folio(struct migrate_collect *collect, struct folio *folio)
 {
+	unsigned long vm_flags = collect->migrate->vma->vm_flags;
+
 	if (!folio_test_anon(folio))
 		return MIGRATE_LEFT_KIND;
 	if (folio_is_zone_device(folio))
 		return NR_MIGRATE_LEFT;
-	if (folio_test_ksm(folio) || (vma->vm_flags & VM_DROPPABLE))
+	if (folio_test_ksm(folio) || (vm_flags & VM_DROPPABLE))
+		return MIGRATE_LEFT_KIND;
+	if (collect->to_device && (vm_flags & VM_MTE))
 		return MIGRATE_LEFT_KIND;
 	return NR_MIGRATE_LEFT;
 }
@@ -569,7 +525,7 @@ static enum migrate_left collect_look_up(struct migrate_collect *collect,
 	return collect_look_up_swap(collect, run, pte_to_swp_entry(run->pte));
 }
 
-/* Lock the folio of @run, and see that nothing keeps it where it is. */
+/* Lock the folio of @run, unless it can never migrate. */
 static __always_inline enum migrate_left
 collect_lock_folio(struct migrate_collect *collect, struct migrate_run *run)
 {
@@ -577,12 +533,15 @@ collect_lock_folio(struct migrate_collect *collect, struct migrate_run *run)
 	enum migrate_left reason;
 
 	run->folio = page_folio(run->page);
+	reason = collect_check_folio(collect, run->folio);
+	if (reason != NR_MIGRATE_LEFT)
+		return reason;
 	if (!migrate_folio_trylock(run->folio, fault_page))
 		return MIGRATE_LEFT_LOCKED;
-	reason = collect_check_folio(run->folio, collect->migrate->vma);
-	if (reason != NR_MIGRATE_LEFT)
-		migrate_folio_unlock(run->folio, fault_page);
-	return reason;
+	if (likely(!folio_test_ksm(run->folio)))
+		return NR_MIGRATE_LEFT;
+	migrate_folio_unlock(run->folio, fault_page);
+	return MIGRATE_LEFT_KIND;
 }
 
 /*
@@ -823,18 +782,20 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 }
 
 /*
- * Collect [start, end), whose entries begin at @ptep. Returns in @flush which of
- * it the TLB may still map, and the address where the walk has to stop, or @end.
+ * Collect [start, end), whose entries begin at @ptep, or MIGRATE_COLLECT_BATCH entries of
+ * it. Returns in @flush which of it the TLB may still map, and the address where to go
+ * on, or where the walk has to stop, or @end.
  */
 static unsigned long collect_ptes(struct migrate_collect *collect,
 				  unsigned long start, unsigned long end,
 				  pte_t *ptep, struct collect_flush *flush)
 {
+	unsigned long stop = min(end, start + MIGRATE_COLLECT_BATCH * PAGE_SIZE);
 	unsigned long *slot = collect_slot(collect, start);
 	unsigned long addr;
 	unsigned int nr;
 
-	for (addr = start; addr < end; addr += nr * PAGE_SIZE) {
+	for (addr = start; addr < stop; addr += nr * PAGE_SIZE) {
 		bool unmapped = false;
 
 		nr = 1;
@@ -856,8 +817,8 @@ static unsigned long collect_ptes(struct migrate_collect *collect,
 }
 
 /*
- * Returns the address where the walk has to stop, which is @start if there is no
- * page table at @pmdp any more.
+ * Returns the address where to go on, or where the walk has to stop, which is @start if
+ * there is no page table at @pmdp any more.
  */
 static unsigned long collect_table_part(struct migrate_collect *collect,
 					pmd_t *pmdp, unsigned long start,
@@ -886,14 +847,16 @@ static unsigned long collect_table_part(struct migrate_collect *collect,
 static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
 			  unsigned long start, unsigned long end)
 {
-	unsigned long addr = start;
+	unsigned long addr = start, from;
 
 	do {
-		addr = collect_table_part(collect, pmdp, addr, end);
-		if (!collect->split)
-			break;
+		from = addr;
+		addr = collect_table_part(collect, pmdp, from, end);
 		/* What cannot be split is left behind when it is met again. */
-		collect_split(collect);
+		if (collect->split)
+			collect_split(collect);
+		else if (addr == from)
+			break;
 		cond_resched();
 	} while (addr < end);
 	/*
@@ -1106,25 +1069,33 @@ static void collect_pass(struct migrate_collect *collect, unsigned long first,
 	mmu_notifier_invalidate_range_end(&range);
 }
 
+/* The slots that are remembered, [*first, *end), of which there is one at least. */
+static void collect_hull(struct migrate_vma *migrate, unsigned long *first,
+			 unsigned long *end)
+{
+	*first = 0;
+	*end = migrate->npages;
+	while (migrate->src[*first] != MIGRATE_SRC_AGAIN)
+		(*first)++;
+	while (migrate->src[*end - 1] != MIGRATE_SRC_AGAIN)
+		(*end)--;
+}
+
 /*
- * Another look, and others, at what was locked; then the holders win.
+ * One more look at what was locked: most holders have a folio for a moment only, and
+ * that was over while the rest of the range was collected. Nobody is waited for here,
+ * with other folios locked: the holder may wait for one of these. A caller that can
+ * wait is hmm_migrate_range(), with nothing locked.
  *
- * But a fault does not wait: it has its own folio locked, and is repeated anyway.
- * Two faults in one range, each of which holds a part of it, would only wait for
- * each other.
+ * A fault does not look again: it has its own folio locked, and is repeated anyway.
  */
 static void collect_locked_ones(struct migrate_collect *collect)
 {
 	struct migrate_vma *migrate = collect->migrate;
-	unsigned long first = 0, end = migrate->npages, i;
-	unsigned int pass = 0;
+	unsigned long first, end, i;
 
-	while (collect->nr_again && !migrate->fault_page &&
-	       migrate_backoff(pass++)) {
-		while (migrate->src[first] != MIGRATE_SRC_AGAIN)
-			first++;
-		while (migrate->src[end - 1] != MIGRATE_SRC_AGAIN)
-			end--;
+	collect_hull(migrate, &first, &end);
+	if (!migrate->fault_page) {
 		collect->again = true;
 		collect_pass(collect, first, end);
 	}
@@ -1137,31 +1108,39 @@ static void collect_locked_ones(struct migrate_collect *collect)
 /**
  * migrate_stage_collect() - the first stage: from page tables to src[]
  * @migrate: the range; all but its cpages is valid
+ * @flags: MIGRATE_COLLECT_*
  * @tally: what is counted
  *
  * Locks the folios of the range that the caller selects, takes over a reference
  * to each, and replaces their entries by migration entries. What a lock keeps
- * from it is looked at again a bounded number of times, see migrate_backoff().
+ * from it is looked at once more, without waiting.
  *
- * Context: mmap_lock is held. Sleeps.
- * Return: with MIGRATE_VMA_LEAVE_AGAIN, how many slots have MIGRATE_SRC_AGAIN, which
- * is for the caller to clear; otherwise 0.
+ * Context: mmap_lock is held. Sleeps, but not for a folio lock.
+ * Return: with MIGRATE_COLLECT_LEAVE_LOCKED, how many slots have MIGRATE_SRC_AGAIN,
+ * which is for the caller to clear; otherwise 0.
  */
 unsigned long migrate_stage_collect(struct migrate_vma *migrate,
+				    unsigned int flags,
 				    struct migrate_tally *tally)
 {
+	unsigned long orders = migrate_hole_orders(migrate->vma);
 	struct migrate_collect collect = {
 		.migrate = migrate,
 		.fault_page = migrate->fault_page,
 		.tally = tally,
-		.huge_holes = collect_wants_huge_holes(migrate),
+		.to_device = flags & MIGRATE_COLLECT_TO_DEVICE,
 	};
 
+	if (collect.to_device && (migrate->vma->vm_flags & VM_MTE))
+		orders = 0;
+	collect.holes = orders;
+	collect.huge_holes = MIGRATE_HUGE_ORDER && collect_takes_huge(migrate) &&
+			     (orders & BIT(MIGRATE_HUGE_ORDER));
 	memset(migrate->src, 0, sizeof(*migrate->src) * migrate->npages);
 	memset(migrate->dst, 0, sizeof(*migrate->dst) * migrate->npages);
 
 	collect_pass(&collect, 0, migrate->npages);
-	if (migrate->flags & MIGRATE_VMA_LEAVE_AGAIN)
+	if (flags & MIGRATE_COLLECT_LEAVE_LOCKED)
 		return collect.nr_again;
 	if (collect.nr_again) {
 		tally->again = -tally->units;

@@ -29,8 +29,11 @@ static unsigned long device_src(struct folio *folio)
 {
 	struct anon_vma *anon_vma;
 
-	/* A device folio has no use for this, not being in the swap cache. */
-	if (folio->private)
+	/*
+	 * Device memory is not in the swap cache, so nothing but this uses the field.
+	 * A driver's data belongs into zone_device_data.
+	 */
+	if (WARN_ON_ONCE(folio->private))
 		return 0;
 	anon_vma = folio_get_anon_vma(folio);
 	if (!anon_vma)
@@ -137,21 +140,26 @@ static struct folio *device_try_get(struct page *page)
 	return NULL;
 }
 
+/*
+ * Is it worth a reference to try the lock? A reference would make the migration fail that
+ * has the lock; and a folio that is being split has no references for a moment, but is
+ * not free. A racy check is fine here. Without a reference the folio may have become a
+ * tail page of one that is readied just now, for which folio_test_locked() has a
+ * VM_BUG_ON(): so this reads the flag alone.
+ */
+static bool device_seems_locked(const struct folio *folio)
+{
+	return test_bit(PG_locked, &folio->flags);
+}
+
 /* Returns false if slot @i is to be looked at again at once. */
 static bool device_lock_slot(struct device_collect *collect, unsigned long i)
 {
 	struct page *page =
 		pfn_to_page(collect->src_pfns[i] >> MIGRATE_PFN_SHIFT);
-	struct folio *folio = page_folio(page);
+	struct folio *folio;
 
-	/*
-	 * Before the reference is taken: it would make the migration fail that
-	 * has the lock. And a folio that is being split has no references for a
-	 * moment, but is not free. There is no need to be right. But without a
-	 * reference it may have become a tail page of a folio that is made ready
-	 * just now, so folio_test_locked() is not to be asked.
-	 */
-	if (test_bit(PG_locked, &folio->flags))
+	if (device_seems_locked(page_folio(page)))
 		return true;
 	folio = device_try_get(page);
 	if (!folio) {
@@ -208,7 +216,7 @@ static void device_tally(struct device_collect *collect)
  * @collect: what is counted, of the locking
  * @unmap: what is counted, of the rest
  *
- * What is locked by somebody is looked at again as in collect. A large folio is one
+ * What is locked by somebody is looked at once more, as in collect. A large folio is one
  * unit if all its pages are among the pfns, in their order; if not, it is split.
  *
  * Context: Sleeps.
@@ -222,16 +230,14 @@ void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
 		.npages = npages,
 		.tally = collect,
 	};
-	unsigned long left, again;
-	unsigned int pass = 0;
+	struct migrate_call call = {};
+	unsigned long locked;
 
-	left = device_lock_pfns(&device);
-	again = left;
-	while (left && migrate_backoff(pass++))
-		left = device_lock_pfns(&device);
-	collect->again = again - left;
+	locked = device_lock_pfns(&device);
+	if (locked)
+		collect->again = locked - device_lock_pfns(&device);
 	device_tally(&device);
-	migrate_stage_unmap(src_pfns, npages, NULL, unmap);
+	migrate_stage_unmap(src_pfns, npages, NULL, &call, unmap);
 }
 
 static void device_setup(unsigned long *src_pfns, unsigned long npages)
@@ -334,6 +340,7 @@ static int device_coherent_move(unsigned long src, struct folio *newfolio)
 int migrate_device_coherent_folio(struct folio *folio)
 {
 	struct folio *newfolio = device_coherent_alloc(folio);
+	struct migrate_call call = {};
 	struct migrate_tally unmap;
 	unsigned long src = 0;
 	int ret = -EBUSY;
@@ -356,7 +363,7 @@ int migrate_device_coherent_folio(struct folio *folio)
 		goto out;
 	}
 	unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, &src, 1);
-	migrate_stage_unmap(&src, 1, NULL, &unmap);
+	migrate_stage_unmap(&src, 1, NULL, &call, &unmap);
 	migrate_tally_report(&unmap);
 	if (src)
 		return device_coherent_move(src, newfolio);

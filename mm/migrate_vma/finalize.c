@@ -68,6 +68,9 @@ static __always_inline bool finalize_is_ours(pte_t pte, struct page *page)
  * @src: the old folios
  * @dst: the new ones
  * @npages: how many slots both have
+ * @call: where isolated folios are counted
+ * @nid: the node of the @isolated ones
+ * @isolated: how many pages of that node are not isolated any more
  * @tally: what is counted
  * @pages: folios to drop our reference to, by their lru: of system memory, and no
  *	longer anybody's
@@ -85,6 +88,9 @@ struct finalize {
 	unsigned long *src;
 	unsigned long *dst;
 	unsigned long npages;
+	struct migrate_call *call;
+	int nid;
+	long isolated;
 	struct migrate_tally *tally;
 	struct list_head pages;
 	struct folio_batch batch;
@@ -97,6 +103,26 @@ struct finalize {
 static bool finalize_is_full(struct finalize *finalize)
 {
 	return finalize->nr + 2 > PAGEVEC_SIZE;
+}
+
+static noinline void finalize_count_isolated(struct finalize *finalize, int nid)
+{
+	if (finalize->isolated)
+		migrate_count_isolated(finalize->call, finalize->nid,
+				       -finalize->isolated);
+	finalize->nid = nid;
+	finalize->isolated = 0;
+}
+
+/* @src, whose unit is over, has been isolated by the unmap stage. */
+static __always_inline void
+finalize_not_isolated(struct finalize *finalize, struct folio *src)
+{
+	if (folio_is_zone_device(src))
+		return;
+	if (unlikely(folio_nid(src) != finalize->nid))
+		finalize_count_isolated(finalize, folio_nid(src));
+	finalize->isolated += folio_nr_pages(src);
 }
 
 /*
@@ -226,6 +252,7 @@ static bool finalize_place_large(struct finalize *finalize,
 	    !finalize_map_large(finalize, unit, dst, addr, ptep))
 		return false;
 
+	finalize_not_isolated(finalize, migrate_unit_folio(unit));
 	folio_unlock(dst);
 	migrate_passed(finalize->tally, unit->order);
 	finalize_drop(finalize, migrate_unit_folio(unit), true);
@@ -253,6 +280,7 @@ finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
 	if (!finalize_is_ours(pte, unit->page))
 		return false;
 
+	finalize_not_isolated(finalize, src);
 	finalize_add_lru(finalize, folio);
 	finalize_map(finalize, folio, &folio->page, addr, ptep, pte, 1);
 	if (likely(migrated)) {
@@ -429,6 +457,7 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 	if (unit->page) {
 		src = migrate_unit_folio(unit);
 		folio = migrated ? migrate_unit_newfolio(unit) : src;
+		finalize_not_isolated(finalize, src);
 		if (!finalize_can_place_pmd(finalize, unit) ||
 		    !finalize_place_pmd(finalize, unit, folio)) {
 			if (!folio_is_zone_device(folio))
@@ -472,6 +501,7 @@ static unsigned long finalize_some(struct finalize *finalize,
  * @npages: how many slots both have
  * @migrate: the range, whose page tables have the entries of what only this
  *	range mapped; or NULL, and everything goes through the rmap
+ * @call: what the stages of the call share
  * @tally: what is counted
  *
  * Context: the folios of @src and @dst are locked; they are unlocked, and the
@@ -479,6 +509,7 @@ static unsigned long finalize_some(struct finalize *finalize,
  */
 void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 			    unsigned long npages, struct migrate_vma *migrate,
+			    struct migrate_call *call,
 			    struct migrate_tally *tally)
 {
 	struct finalize finalize = {
@@ -488,6 +519,8 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 		.src = src,
 		.dst = dst,
 		.npages = npages,
+		.call = call,
+		.nid = NUMA_NO_NODE,
 		.tally = tally,
 	};
 	unsigned long index = 0;
@@ -500,6 +533,7 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 			finalize_put(&finalize);
 		index = finalize_some(&finalize, index);
 	}
+	finalize_count_isolated(&finalize, NUMA_NO_NODE);
 	finalize_put(&finalize);
 }
 
@@ -517,8 +551,9 @@ void migrate_device_finalize(unsigned long *src_pfns, unsigned long *dst_pfns,
 			     unsigned long npages)
 {
 	struct migrate_tally tally = migrate_tally_pfns(MIGRATE_STAGE_FINALIZE, src_pfns, npages);
+	struct migrate_call call = {};
 
-	migrate_stage_finalize(src_pfns, dst_pfns, npages, NULL, &tally);
+	migrate_stage_finalize(src_pfns, dst_pfns, npages, NULL, &call, &tally);
 	migrate_tally_report(&tally);
 }
 EXPORT_SYMBOL(migrate_device_finalize);
@@ -535,14 +570,19 @@ EXPORT_SYMBOL(migrate_device_finalize);
  * refcount, for device pages.
  *
  * Context: mmap_lock has been held, for reading at least, since before
- * migrate_vma_setup().
+ * migrate_vma_setup(). The page tables are walked, and would be freed without it: a
+ * driver that drops it in between gets a warning here and in migrate_vma_pages().
+ * Before Linux 6.12's series of range migration, the rmap found the entries, and a
+ * driver that had dropped mmap_lock got away with it as long as the anon_vma lived.
  */
 void migrate_vma_finalize(struct migrate_vma *migrate)
 {
 	struct migrate_tally tally = migrate_tally_init(MIGRATE_STAGE_FINALIZE, migrate);
+	struct migrate_call call = {};
 
+	mmap_assert_locked(migrate->vma->vm_mm);
 	migrate_stage_finalize(migrate->src, migrate->dst, migrate->npages,
-			       migrate, &tally);
+			       migrate, &call, &tally);
 	migrate_tally_report(&tally);
 }
 EXPORT_SYMBOL(migrate_vma_finalize);

@@ -31,9 +31,9 @@
 #include "../internal.h"
 
 /*
- * Bits of src[] entries that are the stages' own. Drivers do not look at them,
- * and may not change src[] after setup. With these, all bits below
- * MIGRATE_PFN_SHIFT are in use.
+ * Bits of src[] entries that are the stages' own. Drivers do not look at them. After
+ * setup, a driver may clear MIGRATE_PFN_MIGRATE in an entry, and change nothing else.
+ * With these, all bits below MIGRATE_PFN_SHIFT are in use.
  *
  * MIGRATE_PFN_RMAP	there are, or were, mappings that collect did not meet:
  *			only the rmap finds all of them
@@ -46,7 +46,7 @@
 static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
 
 /*
- * Only inside collect, but for MIGRATE_VMA_LEAVE_AGAIN: the folio lock was taken,
+ * Only inside collect, but for MIGRATE_COLLECT_LEAVE_LOCKED: the folio lock was taken,
  * look at this address again. It is the address that is remembered and not the
  * folio: the reference that would keep the folio from going away would also make the
  * migration fail that holds the lock. Bit 0, MIGRATE_PFN_VALID, is clear.
@@ -54,10 +54,14 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
 #define MIGRATE_SRC_AGAIN	BIT(MIGRATE_PFN_SHIFT)
 
 /*
- * In the flags of struct migrate_vma, of hmm_migrate_range() only: what is locked is
- * not looked at again in collect, which leaves MIGRATE_SRC_AGAIN in the slots.
+ * For migrate_stage_collect(), by hmm_migrate_range():
+ *
+ * MIGRATE_COLLECT_LEAVE_LOCKED	do not look again at what is locked: leave
+ *				MIGRATE_SRC_AGAIN in the slots
+ * MIGRATE_COLLECT_TO_DEVICE	the destination is a device's memory
  */
-#define MIGRATE_VMA_LEAVE_AGAIN	BIT(31)
+#define MIGRATE_COLLECT_LEAVE_LOCKED	BIT(0)
+#define MIGRATE_COLLECT_TO_DEVICE	BIT(1)
 
 /* What a PMD maps. A large hole is as large as that: collect marks no other. */
 #define MIGRATE_HUGE_ORDER \
@@ -92,22 +96,26 @@ static inline unsigned long migrate_unit_pages(const struct migrate_unit *unit)
 }
 
 /*
- * A unit is a whole folio, so its page is the folio's first: there is no need to
- * look for the head page of each.
+ * page_folio() for a page that is its folio's first one, or NULL: there is no need to look
+ * for the head page of each.
  */
+static inline struct folio *migrate_head_folio(struct page *page)
+{
+	VM_WARN_ON_ONCE_PAGE(page && PageTail(page), page);
+	return page ? container_of(page, struct folio, page) : NULL;
+}
+
+/* A unit is a whole folio, so its page is the folio's first one. */
 static inline struct folio *migrate_unit_folio(const struct migrate_unit *unit)
 {
-	VM_WARN_ON_ONCE_PAGE(PageTail(unit->page), unit->page);
-	return (struct folio *)unit->page;
+	return migrate_head_folio(unit->page);
 }
 
 /* The same of what the driver puts in its place, or NULL. */
 static inline struct folio *
 migrate_unit_newfolio(const struct migrate_unit *unit)
 {
-	VM_WARN_ON_ONCE_PAGE(unit->newpage && PageTail(unit->newpage),
-			     unit->newpage);
-	return (struct folio *)unit->newpage;
+	return migrate_head_folio(unit->newpage);
 }
 
 /*
@@ -216,6 +224,29 @@ struct migrate_tally {
 	unsigned long left[NR_MIGRATE_LEFT];
 };
 
+/**
+ * struct migrate_call - what the stages of one call share
+ * @drained: lru_add_drain_all() has been called, once is enough
+ * @isolated: by node, how many pages the call has isolated; NULL if nobody asks
+ */
+struct migrate_call {
+	bool drained;
+	long *isolated;
+};
+
+/*
+ * Account for isolated folios as reclaim and compaction do, so that they see how much of
+ * the memory is in nobody's reach. All are anonymous, also those that MADV_FREE has put
+ * on a file list.
+ */
+static inline void migrate_count_isolated(struct migrate_call *call, int nid,
+					  long nr_pages)
+{
+	mod_node_page_state(NODE_DATA(nid), NR_ISOLATED_ANON, nr_pages);
+	if (call->isolated)
+		call->isolated[nid] += nr_pages;
+}
+
 static inline struct migrate_tally
 migrate_tally_init(enum migrate_stage stage, const struct migrate_vma *migrate)
 {
@@ -274,19 +305,17 @@ static inline void migrate_left(struct migrate_tally *tally,
 void migrate_tally_report(const struct migrate_tally *tally);
 
 /*
- * What to add to an entry that is not present to get the one of the next pfn, if
- * that is how it is. pte_next_swp_offset() takes an entry to pieces and puts it
- * together again, each time. In all architectures the pfn counts up or down in the
- * entry, and if it does so in a field that is in one piece, adding is enough.
+ * The entry, not present, of the next pfn. pte_next_swp_offset() takes an entry apart and
+ * puts it together again; where the architecture has the offset in one field, adding is
+ * enough. The test_next_swp_entry test of KUnit compares both.
  */
-extern typeof(pte_val((pte_t){})) migrate_swp_step;
-extern bool migrate_swp_adds;
-
 static __always_inline pte_t migrate_swp_next(pte_t pte)
 {
-	if (likely(migrate_swp_adds))
-		return __pte(pte_val(pte) + migrate_swp_step);
+#ifdef PTE_SWP_OFFSET_STEP
+	return __pte(pte_val(pte) + PTE_SWP_OFFSET_STEP);
+#else
 	return pte_next_swp_offset(pte);
+#endif
 }
 
 /* How many entries from @ptep on are as the first one, @pte, foretells. */
@@ -332,20 +361,22 @@ static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
 	folio->private = NULL;
 }
 
-bool migrate_backoff(unsigned int pass);
-
-/* Restores a unit that is not to migrate; it is not on the LRU if @isolated. */
 void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
-			  bool isolated);
+			  struct migrate_call *isolated_by);
 
 void migrate_note_partial(struct folio *folio);
 bool migrate_takes_vma(struct vm_area_struct *vma);
+unsigned long migrate_hole_orders(struct vm_area_struct *vma);
+bool migrate_hole_is_large(const struct migrate_vma *migrate,
+			   unsigned long index, unsigned int order);
 unsigned long migrate_stage_collect(struct migrate_vma *migrate,
+				    unsigned int flags,
 				    struct migrate_tally *tally);
 int migrate_stage_setup(struct migrate_vma *args, struct migrate_tally *collect,
 			struct migrate_tally *unmap);
 void migrate_stage_unmap(unsigned long *src, unsigned long npages,
-			 struct page *fault_page, struct migrate_tally *tally);
+			 struct page *fault_page, struct migrate_call *call,
+			 struct migrate_tally *tally);
 bool migrate_unit_must_split(const struct migrate_unit *unit,
 			     unsigned long *dst);
 bool migrate_unit_split(struct migrate_unit *unit, unsigned long *dst,
@@ -355,6 +386,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 			 struct migrate_tally *tally);
 void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 			    unsigned long npages, struct migrate_vma *migrate,
+			    struct migrate_call *call,
 			    struct migrate_tally *tally);
 void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
 			  struct migrate_tally *collect,

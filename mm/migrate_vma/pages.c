@@ -14,7 +14,6 @@
 #include <linux/mmu_notifier.h>
 #include <linux/oom.h>
 #include <linux/pgalloc.h>
-#include <linux/rcupdate.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -246,6 +245,27 @@ static gfp_t pages_charge_gfp(struct folio *folio, struct vm_area_struct *vma)
 }
 
 /*
+ * No device keeps arm64's tags: private memory zeroes them, and coherent memory may have
+ * no room for them.
+ */
+static bool pages_loses_tags(const struct migrate_vma *migrate,
+			     struct folio *newfolio)
+{
+	return migrate && (migrate->vma->vm_flags & VM_MTE) &&
+	       folio_is_zone_device(newfolio);
+}
+
+/*
+ * alloc_pages(__GFP_COMP) leaves the flag clear, folio_alloc() sets it. rmap and the
+ * deferred split queue take only folios that have it.
+ */
+static void pages_make_rmappable(struct folio *newfolio)
+{
+	if (folio_test_large(newfolio) && !folio_test_large_rmappable(newfolio))
+		folio_set_large_rmappable(newfolio);
+}
+
+/*
  * Fill a hole, as do_anonymous_page() does: the rest of the fault that did not
  * come yet.
  */
@@ -270,6 +290,7 @@ static bool pages_fill_hole(struct vm_area_struct *vma, unsigned long addr,
 		return false;
 	if (mem_cgroup_charge(folio, vma->vm_mm, pages_charge_gfp(folio, vma)))
 		return false;
+	pages_make_rmappable(folio);
 	/*
 	 * The barrier in __folio_mark_uptodate() makes the contents visible
 	 * before the entry.
@@ -292,8 +313,8 @@ static bool pages_leave_swap_cache(struct folio *folio)
 }
 
 /* Can @folio become @newfolio? */
-static enum migrate_left pages_check(struct folio *newfolio,
-				     struct folio *folio)
+static enum migrate_left pages_check(const struct migrate_vma *migrate,
+				     struct folio *newfolio, struct folio *folio)
 {
 	if (!folio_test_anon(folio) ||
 	    folio_order(newfolio) != folio_order(folio))
@@ -304,22 +325,27 @@ static enum migrate_left pages_check(struct folio *newfolio,
 	 */
 	if (folio_test_writeback(folio))
 		return MIGRATE_LEFT_BUSY;
-	if (!folio_is_zone_device(newfolio))
+	if (!folio_is_zone_device(newfolio)) {
+		pages_make_rmappable(newfolio);
 		return NR_MIGRATE_LEFT;
+	}
 	if (!folio_is_device_private(newfolio) &&
 	    !folio_is_device_coherent(newfolio))
 		return MIGRATE_LEFT_DESTINATION;
+	if (pages_loses_tags(migrate, newfolio))
+		return MIGRATE_LEFT_KIND;
 	return pages_leave_swap_cache(folio) ? NR_MIGRATE_LEFT :
 					       MIGRATE_LEFT_DESTINATION;
 }
 
 /* Move the identity of a unit to @newfolio. */
-static enum migrate_left pages_move(struct migrate_unit *unit,
+static enum migrate_left pages_move(const struct migrate_vma *migrate,
+				    struct migrate_unit *unit,
 				    struct folio *newfolio,
 				    struct page *fault_page)
 {
 	struct folio *folio = migrate_unit_folio(unit);
-	enum migrate_left reason = pages_check(newfolio, folio);
+	enum migrate_left reason = pages_check(migrate, newfolio, folio);
 	void *private = folio->private;
 
 	if (reason != NR_MIGRATE_LEFT)
@@ -346,39 +372,6 @@ struct migrate_pages_holes {
 	bool notified;
 };
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/*
- * The driver has a large folio for the hole at slot @index. A hole has no folio to
- * ask for its order, so it is as large as that if all of it is one: empty slots
- * for which the driver has nothing else, aligned as in a page fault, where large
- * folios are not forbidden.
- */
-static bool pages_hole_is_large(struct migrate_vma *migrate,
-				unsigned long index, struct folio *folio)
-{
-	unsigned long addr = migrate->start + index * PAGE_SIZE;
-	unsigned long nr_pages = folio_nr_pages(folio), i;
-	unsigned int order = folio_order(folio);
-
-	if (order == 1 || order >= MIGRATE_HUGE_ORDER ||
-	    !IS_ALIGNED(addr, folio_size(folio)) ||
-	    nr_pages > migrate->npages - index ||
-	    vma_thp_disabled(migrate->vma, migrate->vma->vm_flags))
-		return false;
-	for (i = 1; i < nr_pages; i++)
-		if (migrate->src[index + i] != MIGRATE_PFN_MIGRATE ||
-		    migrate->dst[index + i])
-			return false;
-	return true;
-}
-#else
-static bool pages_hole_is_large(struct migrate_vma *migrate,
-				unsigned long index, struct folio *folio)
-{
-	return false;
-}
-#endif
-
 /* @index is the hole's slot, and @order what collect knew of its size. */
 static noinline enum migrate_left
 pages_fill(struct migrate_pages_holes *holes, unsigned long index,
@@ -391,8 +384,10 @@ pages_fill(struct migrate_pages_holes *holes, unsigned long index,
 	if (WARN_ON_ONCE(!migrate))
 		return MIGRATE_LEFT_HOLE;
 	if (folio_order(folio) != order &&
-	    (order || !pages_hole_is_large(migrate, index, folio)))
+	    (order || !migrate_hole_is_large(migrate, index, folio_order(folio))))
 		return MIGRATE_LEFT_DESTINATION;
+	if (pages_loses_tags(migrate, folio))
+		return MIGRATE_LEFT_KIND;
 
 	addr = migrate->start + index * PAGE_SIZE;
 	if (!holes->notified) {
@@ -422,7 +417,8 @@ pages_unit(struct migrate_pages_holes *holes, struct migrate_unit *unit,
 	if (!unit->page)
 		return pages_fill(holes, unit->index, unit->order,
 				  migrate_unit_newfolio(unit));
-	return pages_move(unit, migrate_unit_newfolio(unit), fault_page);
+	return pages_move(holes->migrate, unit, migrate_unit_newfolio(unit),
+			  fault_page);
 }
 
 /*
@@ -435,23 +431,6 @@ static bool pages_split(struct migrate_unit unit, unsigned long *dst,
 {
 	return migrate_unit_must_split(&unit, dst) &&
 	       migrate_unit_split(&unit, dst, migrate);
-}
-
-/*
- * Somebody who finds a migration entry under its page-table lock looks up the folio of
- * its page, which is locked and so cannot go away. If it is split meanwhile, what has
- * been looked up is only the first part of it, and finalize unlocks and frees that
- * without the lock of that page table, when the entry there is of another part.
- * split_huge_page() takes all of these locks before it unlocks a part, in
- * remap_page(). Here it is enough that everybody who had one at the split has dropped
- * it: to hold a spinlock is to be in an RCU read-side critical section, with
- * PREEMPT_RT too. If one page table has all of the entries, finalize takes its lock
- * first.
- */
-static bool pages_split_has_readers(const struct migrate_unit *unit,
-				    const struct migrate_vma *migrate)
-{
-	return unit->page && (!migrate || (*unit->src & MIGRATE_PFN_RMAP));
 }
 
 /**
@@ -474,7 +453,6 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 	struct page *fault_page = migrate ? migrate->fault_page : NULL;
 	struct migrate_pages_holes holes = { .migrate = migrate };
 	struct migrate_unit unit = {};
-	bool readers = false;
 
 	while (migrate_unit_next(&unit, src, dst, npages)) {
 		enum migrate_left reason;
@@ -483,7 +461,6 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 		if (!(*unit.src & MIGRATE_PFN_MIGRATE))
 			continue;
 		if (unlikely(unit.order) && pages_split(unit, dst, migrate)) {
-			readers |= pages_split_has_readers(&unit, migrate);
 			/* What it is now is to be looked at again. */
 			unit.next = unit.index;
 			continue;
@@ -503,8 +480,6 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 	}
 	if (holes.notified)
 		mmu_notifier_invalidate_range_end(&holes.range);
-	if (unlikely(readers))
-		synchronize_rcu_expedited();
 }
 
 /**
@@ -533,11 +508,15 @@ EXPORT_SYMBOL(migrate_device_pages);
  * This migrates struct page meta-data from source struct page to destination
  * struct page. This effectively finishes the migration from source page to the
  * destination page.
+ *
+ * Context: mmap_lock has been held, for reading at least, since before
+ * migrate_vma_setup().
  */
 void migrate_vma_pages(struct migrate_vma *migrate)
 {
 	struct migrate_tally tally = migrate_tally_init(MIGRATE_STAGE_PAGES, migrate);
 
+	mmap_assert_locked(migrate->vma->vm_mm);
 	migrate_stage_pages(migrate->src, migrate->dst, migrate->npages, migrate,
 			    &tally);
 	migrate_tally_report(&tally);

@@ -20,6 +20,43 @@ bool migrate_takes_vma(struct vm_area_struct *vma)
 	       !(vma->vm_flags & VM_SPECIAL);
 }
 
+#define SETUP_FLAGS \
+	(MIGRATE_VMA_SELECT_SYSTEM | MIGRATE_VMA_SELECT_DEVICE_PRIVATE | \
+	 MIGRATE_VMA_SELECT_DEVICE_COHERENT | MIGRATE_VMA_SELECT_COMPOUND | \
+	 MIGRATE_VMA_SELECT_LARGE)
+
+#ifdef CONFIG_DEVICE_PRIVATE
+/*
+ * A fault that this task takes has its folio locked. If migrate_to_ram() does not say so,
+ * the folio looks locked by somebody else, nothing migrates, and the CPU takes the fault
+ * again for ever.
+ */
+static bool setup_fits_fault(const struct migrate_vma *args)
+{
+	const struct vm_fault *vmf = current->device_private_fault;
+
+	if (likely(!vmf) || args->fault_page || args->vma != vmf->vma)
+		return true;
+	return vmf->address < args->start || vmf->address >= args->end ||
+	       !(args->flags & MIGRATE_VMA_SELECT_DEVICE_PRIVATE);
+}
+#else
+static bool setup_fits_fault(const struct migrate_vma *args)
+{
+	return true;
+}
+#endif
+
+/* The fault's page is what a driver got as vmf->page: private, and locked. */
+static bool setup_fault_page_is_valid(const struct migrate_vma *args)
+{
+	if (!args->fault_page)
+		return !WARN_ON_ONCE(!setup_fits_fault(args));
+	if (!is_device_private_page(args->fault_page))
+		return false;
+	return !WARN_ON_ONCE(!folio_test_locked(page_folio(args->fault_page)));
+}
+
 static bool setup_args_are_valid(struct migrate_vma *args)
 {
 	if (!migrate_takes_vma(args->vma) || !args->src || !args->dst)
@@ -27,7 +64,7 @@ static bool setup_args_are_valid(struct migrate_vma *args)
 	if (args->start >= args->end || args->start < args->vma->vm_start ||
 	    args->end > args->vma->vm_end)
 		return false;
-	return !args->fault_page || is_device_private_page(args->fault_page);
+	return !(args->flags & ~SETUP_FLAGS) && setup_fault_page_is_valid(args);
 }
 
 /**
@@ -43,6 +80,8 @@ int migrate_stage_setup(struct migrate_vma *args,
 			struct migrate_tally *collect,
 			struct migrate_tally *unmap)
 {
+	struct migrate_call call = {};
+
 	args->start &= PAGE_MASK;
 	args->end &= PAGE_MASK;
 	if (!setup_args_are_valid(args))
@@ -50,13 +89,14 @@ int migrate_stage_setup(struct migrate_vma *args,
 	args->npages = (args->end - args->start) >> PAGE_SHIFT;
 
 	*collect = migrate_tally_init(MIGRATE_STAGE_COLLECT, args);
-	migrate_stage_collect(args, collect);
+	migrate_stage_collect(args, 0, collect);
 	args->cpages = collect->units;
 
 	*unmap = migrate_tally_init(MIGRATE_STAGE_UNMAP, args);
 	if (!args->cpages)
 		return 0;
-	migrate_stage_unmap(args->src, args->npages, args->fault_page, unmap);
+	migrate_stage_unmap(args->src, args->npages, args->fault_page, &call,
+			    unmap);
 	args->cpages = unmap->units;
 	return 0;
 }
@@ -65,9 +105,11 @@ int migrate_stage_setup(struct migrate_vma *args,
  * migrate_vma_setup() - prepare to migrate a range of memory
  * @args: contains the vma, start, and pfns arrays for the migration
  *
- * Returns: negative errno on failures, 0 when 0 or more pages were collected
- * without an error. cpages is then the number of units (folios and holes) that
- * can migrate, whatever their size.
+ * Returns: 0 when 0 or more pages were collected without an error. cpages is then the
+ * number of units (folios and holes) that can migrate, whatever their size. -EINVAL if
+ * the arguments do not make sense, and then nothing has been done: among them flags that
+ * are not known; and, with a warning, a migrate_to_ram() that does not pass on the page
+ * of its fault, or a page that no fault has locked.
  *
  * A caller that sets MIGRATE_VMA_SELECT_LARGE gets a folio of any order as one unit,
  * if the range has all of it, and one page table or PMD maps all of it, page after
@@ -163,3 +205,5 @@ int migrate_vma_setup(struct migrate_vma *args)
 	return 0;
 }
 EXPORT_SYMBOL(migrate_vma_setup);
+
+#include "tests/setup-kunit.h"

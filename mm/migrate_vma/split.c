@@ -77,6 +77,41 @@ static unsigned int split_order(const struct migrate_unit *unit,
 	return order == 1 ? 0 : order;
 }
 
+/*
+ * Take and drop the lock of each page table that has a migration entry of @folio.
+ */
+static bool split_pass_tables(struct folio *folio, struct vm_area_struct *vma,
+			      unsigned long addr, void *arg)
+{
+	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, PVMW_SYNC | PVMW_MIGRATION);
+
+	while (page_vma_mapped_walk(&pvmw))
+		;
+	return true;
+}
+
+/*
+ * Code that finds a migration entry under its page-table lock looks up page_folio() and
+ * relies on its lock, see pfn_swap_entry_folio(). If that was before the split, it has
+ * found the first part; and finalize unlocks and frees this part without the lock of
+ * that page table, when the entry there is of another part. split_huge_page() takes all
+ * of these locks before it unlocks a part, in remap_page(); here, the rmap is walked for
+ * each part. If one page table has all of the entries, finalize takes its lock first.
+ */
+static void split_wait_for_readers(struct folio *first, unsigned long nr_pages,
+				   unsigned int order)
+{
+	struct rmap_walk_control rwc = {
+		.rmap_one = split_pass_tables,
+	};
+	unsigned long i;
+
+	for (i = 0; i < nr_pages; i += BIT(order)) {
+		rmap_walk(pfn_folio(folio_pfn(first) + i), &rwc);
+		cond_resched();
+	}
+}
+
 /* A large hole is many small ones, where page tables can be. */
 static void split_hole(struct migrate_unit *unit, struct migrate_vma *migrate)
 {
@@ -118,6 +153,8 @@ bool migrate_unit_split(struct migrate_unit *unit, unsigned long *dst,
 	folio = migrate_unit_folio(unit);
 	if (split_unmapped_folio(folio, order, fault_page))
 		return false;
+	if (*unit->src & MIGRATE_PFN_RMAP)
+		split_wait_for_readers(folio, migrate_unit_pages(unit), order);
 	split_fill_slots(unit, folio, order);
 	return true;
 }

@@ -31,18 +31,26 @@ static int unmap_expected_refs(struct folio *folio, struct page *fault_page)
  * @lruvec: whose lock is held, if any
  * @flags: the interrupt state before
  * @sizes: what @lruvec has become smaller by
+ * @nr_pages: how many pages these folios have
+ * @call: where they are counted
  */
 struct unmap_lru {
 	struct lruvec *lruvec;
 	unsigned long flags;
 	struct lru_size_batch sizes;
+	long nr_pages;
+	struct migrate_call *call;
 };
 
 static void unmap_lru_unlock(struct unmap_lru *lru)
 {
-	if (lru->lruvec)
-		lru_size_batch_unlock(lru->lruvec, &lru->sizes, lru->flags);
+	if (!lru->lruvec)
+		return;
+	migrate_count_isolated(lru->call, lruvec_pgdat(lru->lruvec)->node_id,
+			       lru->nr_pages);
+	lru_size_batch_unlock(lru->lruvec, &lru->sizes, lru->flags);
 	lru->lruvec = NULL;
+	lru->nr_pages = 0;
 }
 
 /* PG_lru is clear, so @folio cannot change its memcg. */
@@ -65,6 +73,7 @@ static bool unmap_isolate(struct unmap_lru *lru, struct folio *folio)
 
 	unmap_lru_lock(lru, folio);
 	lruvec_del_folio_batch(lru->lruvec, folio, &lru->sizes);
+	lru->nr_pages += folio_nr_pages(folio);
 	return true;
 }
 
@@ -110,10 +119,11 @@ static bool unmap_isolate_unit(struct unmap_lru *lru, struct migrate_unit *unit)
  * are off. Returns whether there are units that the stage is not done with.
  */
 static bool unmap_isolate_units(unsigned long *src, unsigned long npages,
+				struct migrate_call *call,
 				struct migrate_tally *tally)
 {
+	struct unmap_lru lru = { .call = call };
 	unsigned long index = 0, end;
-	struct unmap_lru lru = {};
 	struct migrate_unit unit = {};
 	bool rest = false;
 
@@ -159,17 +169,19 @@ void migrate_note_partial(struct folio *folio)
  * migrate_unit_restore() - a unit that is not to migrate stays where it was
  * @unit: the unit; has a folio, which is locked
  * @fault_page: see struct migrate_vma
- * @isolated: it was on the LRU and is not any more
+ * @isolated_by: the call that has isolated it; NULL if it is on the LRU, or a device's
  *
  * Puts its entries back, unlocks it, drops the reference and clears the slot.
  */
 void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
-			  bool isolated)
+			  struct migrate_call *isolated_by)
 {
 	struct folio *folio = migrate_unit_folio(unit);
 
 	/* To the LRU before it is mapped, for mlock's count: see finalize. */
-	if (isolated) {
+	if (isolated_by) {
+		migrate_count_isolated(isolated_by, folio_nid(folio),
+				       -folio_nr_pages(folio));
 		folio_add_lru(folio);
 		lru_add_drain();
 	}
@@ -190,11 +202,11 @@ static bool unmap_is_pinned(struct folio *folio, struct page *fault_page)
 /**
  * struct unmap_rest - the units that isolation is not done with
  * @fault_page: see struct migrate_vma
- * @drained: the per-CPU batches have been drained, once is enough
+ * @call: whether the per-CPU batches have been drained, and where to count
  */
 struct unmap_rest {
 	struct page *fault_page;
-	bool drained;
+	struct migrate_call *call;
 };
 
 /*
@@ -204,10 +216,10 @@ struct unmap_rest {
  */
 static bool unmap_drain(struct unmap_rest *rest)
 {
-	if (rest->drained)
+	if (rest->call->drained)
 		return false;
 	lru_add_drain_all();
-	rest->drained = true;
+	rest->call->drained = true;
 	return true;
 }
 
@@ -219,6 +231,8 @@ static bool unmap_isolate_late(struct unmap_rest *rest, struct folio *folio)
 		return false;
 	/* We have collect's reference. */
 	folio_put(folio);
+	migrate_count_isolated(rest->call, folio_nid(folio),
+			       folio_nr_pages(folio));
 	return true;
 }
 
@@ -263,9 +277,10 @@ static bool unmap_is_done(struct migrate_unit *unit)
 }
 
 static void unmap_units(unsigned long *src, unsigned long npages,
-			struct page *fault_page, struct migrate_tally *tally)
+			struct page *fault_page, struct migrate_call *call,
+			struct migrate_tally *tally)
 {
-	struct unmap_rest rest = { .fault_page = fault_page };
+	struct unmap_rest rest = { .fault_page = fault_page, .call = call };
 	struct migrate_unit unit = {};
 
 	while (migrate_unit_next(&unit, src, NULL, npages)) {
@@ -281,8 +296,8 @@ static void unmap_units(unsigned long *src, unsigned long npages,
 		}
 		migrate_left(tally, reason, migrate_unit_pages(&unit));
 		migrate_unit_restore(&unit, fault_page,
-				     reason != MIGRATE_LEFT_LRU &&
-				     !is_zone_device_page(unit.page));
+				     reason == MIGRATE_LEFT_LRU ||
+				     is_zone_device_page(unit.page) ? NULL : call);
 	}
 }
 
@@ -291,6 +306,7 @@ static void unmap_units(unsigned long *src, unsigned long npages,
  * @src: what collect made
  * @npages: how many slots it has
  * @fault_page: see struct migrate_vma
+ * @call: what the stages of the call share
  * @tally: what is counted
  *
  * Units that cannot go on are restored and counted.
@@ -298,10 +314,11 @@ static void unmap_units(unsigned long *src, unsigned long npages,
  * Context: the folios are locked. Sleeps.
  */
 void migrate_stage_unmap(unsigned long *src, unsigned long npages,
-			 struct page *fault_page, struct migrate_tally *tally)
+			 struct page *fault_page, struct migrate_call *call,
+			 struct migrate_tally *tally)
 {
-	if (unmap_isolate_units(src, npages, tally))
-		unmap_units(src, npages, fault_page, tally);
+	if (unmap_isolate_units(src, npages, call, tally))
+		unmap_units(src, npages, fault_page, call, tally);
 }
 
 #include "tests/unmap-kunit.h"

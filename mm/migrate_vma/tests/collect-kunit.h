@@ -8,6 +8,7 @@
 #ifndef _MM_MIGRATE_VMA_TESTS_COLLECT_H
 #define _MM_MIGRATE_VMA_TESTS_COLLECT_H
 
+#include <linux/shmem_fs.h>
 #include "range-kunit.h"
 
 #define FOLIO_ORDER	3
@@ -239,6 +240,21 @@ static void test_run_keeps_bits(struct kunit *test)
 	test_run_exit(t);
 }
 
+/* PTE_SWP_OFFSET_STEP carries from each bit of the pfn to the next one, and loses none. */
+static void test_next_swp_entry(struct kunit *test)
+{
+	unsigned int bit;
+
+	for (bit = 0; bit < SWP_PFN_BITS; bit++) {
+		unsigned long pfn = BIT(bit) - 1;
+		pte_t pte = swp_entry_to_pte(make_readable_migration_entry(pfn));
+
+		pte = pte_swp_mksoft_dirty(pte);
+		KUNIT_EXPECT_TRUE(test, pte_same(migrate_swp_next(pte),
+						 pte_next_swp_offset(pte)));
+	}
+}
+
 /* What the later stages do with a unit that is not to migrate. */
 static void test_put_back(struct test_range *range)
 {
@@ -259,7 +275,7 @@ static void test_collect(struct kunit *test)
 	struct migrate_tally tally = {};
 	unsigned int i;
 
-	migrate_stage_collect(&range->migrate, &tally);
+	migrate_stage_collect(&range->migrate, 0, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
 	KUNIT_EXPECT_EQ(test, tally.pages[0], RANGE_PAGES);
 	for (i = 0; i < RANGE_PAGES; i++) {
@@ -288,7 +304,7 @@ static void test_collect_gives_up(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	lock_page(page);
-	migrate_stage_collect(&range->migrate, &tally);
+	migrate_stage_collect(&range->migrate, 0, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
 	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_LOCKED], 1);
 	KUNIT_EXPECT_EQ(test, range->src[2], 0);
@@ -299,6 +315,104 @@ static void test_collect_gives_up(struct kunit *test)
 	test_range_exit(test, range);
 }
 
+struct test_notifier {
+	struct mmu_notifier notifier;
+	unsigned int calls;
+	unsigned long end;
+	unsigned long start;
+};
+
+static int test_invalidate(struct mmu_notifier *notifier,
+			   const struct mmu_notifier_range *range)
+{
+	struct test_notifier *t = container_of(notifier, struct test_notifier, notifier);
+
+	t->calls++;
+	t->start = range->start;
+	t->end = range->end;
+	return 0;
+}
+
+static const struct mmu_notifier_ops test_notifier_ops = {
+	.invalidate_range_start = test_invalidate,
+};
+
+/*
+ * What is locked is looked at once more, with one notification for the hull of it, and
+ * without waiting for whoever has the lock.
+ */
+static void test_collect_looks_twice(struct kunit *test)
+{
+	struct test_notifier t = { .notifier.ops = &test_notifier_ops };
+	struct test_range *range = test_range_init(test);
+	struct page *first = test_page(range, 2), *last = test_page(range, 4);
+	unsigned long start = range->migrate.start;
+	struct migrate_tally tally = {};
+
+	KUNIT_ASSERT_NOT_NULL(test, first);
+	KUNIT_ASSERT_NOT_NULL(test, last);
+	mmap_read_unlock(current->mm);
+	KUNIT_ASSERT_EQ(test, 0, mmu_notifier_register(&t.notifier, current->mm));
+	mmap_read_lock(current->mm);
+	lock_page(first);
+	lock_page(last);
+	migrate_stage_collect(&range->migrate, 0, &tally);
+	KUNIT_EXPECT_EQ(test, t.calls, 2);
+	KUNIT_EXPECT_EQ(test, t.start, start + 2 * PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, t.end, start + 5 * PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 2);
+	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_LOCKED], 2);
+	unlock_page(last);
+	unlock_page(first);
+	test_put_back(range);
+	mmap_read_unlock(current->mm);
+	mmu_notifier_unregister(&t.notifier, current->mm);
+	mmap_read_lock(current->mm);
+	test_range_exit(test, range);
+}
+
+/*
+ * The lock of a file's page is not even tried: for as long as a server does not answer,
+ * the page would look as if it could migrate a little later.
+ */
+static void test_collect_leaves_files_alone(struct kunit *test)
+{
+	struct file *file = shmem_kernel_file_setup("kunit", PAGE_SIZE, 0);
+	struct test_range range = {};
+	struct migrate_tally tally = {};
+	unsigned long addr, word;
+	struct page *page;
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	addr = kunit_vm_mmap(test, file, 0, PAGE_SIZE, PROT_READ, MAP_PRIVATE, 0);
+	fput(file);
+	KUNIT_ASSERT_FALSE(test, !addr || IS_ERR_VALUE(addr));
+	range.migrate = (struct migrate_vma){
+		.start = addr,
+		.end = addr + PAGE_SIZE,
+		.npages = 1,
+		.src = range.src,
+		.dst = range.dst,
+		.flags = MIGRATE_VMA_SELECT_SYSTEM,
+	};
+	KUNIT_ASSERT_EQ(test, 0, get_user(word, test_word(&range, 0)));
+	mmap_read_lock(current->mm);
+	range.migrate.vma = vma_lookup(current->mm, addr);
+	page = test_page(&range, 0);
+	KUNIT_EXPECT_NOT_NULL(test, page);
+	if (page) {
+		lock_page(page);
+		KUNIT_EXPECT_EQ(test, 0,
+				migrate_stage_collect(&range.migrate,
+						      MIGRATE_COLLECT_LEAVE_LOCKED,
+						      &tally));
+		KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_KIND], 1);
+		KUNIT_EXPECT_EQ(test, range.src[0], 0);
+		unlock_page(page);
+	}
+	mmap_read_unlock(current->mm);
+}
+
 static struct kunit_case collect_test_cases[] = {
 	KUNIT_CASE(test_units_of_pages),
 	KUNIT_CASE(test_units_of_folios),
@@ -307,8 +421,11 @@ static struct kunit_case collect_test_cases[] = {
 	KUNIT_CASE(test_run_ends_where_entries_differ),
 	KUNIT_CASE(test_run_ends_with_the_folio),
 	KUNIT_CASE(test_run_keeps_bits),
+	KUNIT_CASE(test_next_swp_entry),
 	KUNIT_CASE(test_collect),
 	KUNIT_CASE(test_collect_gives_up),
+	KUNIT_CASE(test_collect_looks_twice),
+	KUNIT_CASE(test_collect_leaves_files_alone),
 	{}
 };
 

@@ -26,7 +26,7 @@ static void test_restore(struct test_range *range)
 	struct migrate_unit unit = {};
 
 	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES))
-		migrate_unit_restore(&unit, NULL, true);
+		migrate_unit_restore(&unit, NULL, &range->call);
 }
 
 /* Each folio is found, unmapped by the rmap, and its anon_vma held. */

@@ -17,8 +17,8 @@ static void test_begin(struct kunit *test, struct test_range *range, int except)
 	struct migrate_tally tally = {};
 	unsigned int i;
 
-	migrate_stage_collect(&range->migrate, &tally);
-	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &tally);
+	migrate_stage_collect(&range->migrate, 0, &tally);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, &tally);
 	for (i = 0; i < RANGE_PAGES; i++) {
 		struct page *page = migrate_pfn_to_page(range->src[i]);
 		struct folio *folio;
@@ -38,7 +38,8 @@ static void test_end(struct test_range *range, struct migrate_tally *pages)
 	struct migrate_tally tally = {};
 
 	migrate_stage_finalize(range->src, range->dst, RANGE_PAGES,
-			       &range->migrate, &tally);
+			       &range->migrate, &range->call, &tally);
+	KUNIT_EXPECT_EQ(kunit_get_current_test(), test_isolated(range), 0);
 	pages->units -= tally.units;
 }
 
@@ -103,8 +104,8 @@ static void test_trip_that_is_called_off(struct kunit *test)
 
 	for (i = 0; i < RANGE_PAGES; i++)
 		pages[i] = test_page(range, i);
-	migrate_stage_collect(&range->migrate, &tally);
-	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &tally);
+	migrate_stage_collect(&range->migrate, 0, &tally);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, &tally);
 	test_end(range, &tally);
 	lru_add_drain_all();
 	for (i = 0; i < RANGE_PAGES; i++) {
@@ -223,7 +224,7 @@ static void test_trip_frees_what_nothing_needs(struct kunit *test)
 	newpage = migrate_pfn_to_page(range->dst[2]);
 	get_page(newpage);
 	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, range->src, NULL, 2, 3));
-	migrate_unit_restore(&unit, NULL, true);
+	migrate_unit_restore(&unit, NULL, &range->call);
 	KUNIT_EXPECT_EQ(test, range->src[2], 0);
 	test_pages(range, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
@@ -273,7 +274,10 @@ static void test_folio_that_cannot_be_split(struct kunit *test)
 	migrate_stage_pages(range->src, range->dst, ARRAY_SIZE(pages), NULL, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, 0);
 	KUNIT_EXPECT_EQ(test, folio_order(folio), 2);
-	migrate_stage_finalize(range->src, range->dst, ARRAY_SIZE(pages), NULL, &tally);
+	migrate_count_isolated(&range->call, folio_nid(folio), ARRAY_SIZE(pages));
+	migrate_stage_finalize(range->src, range->dst, ARRAY_SIZE(pages), NULL,
+			       &range->call, &tally);
+	KUNIT_EXPECT_EQ(test, test_isolated(range), 0);
 	lru_add_drain_all();
 	KUNIT_EXPECT_EQ(test, tally.units, 0);
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));

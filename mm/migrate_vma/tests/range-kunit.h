@@ -7,6 +7,7 @@
 #define _MM_MIGRATE_VMA_TESTS_RANGE_H
 
 #include <kunit/test.h>
+#include <kunit/test-bug.h>
 #include <linux/mman.h>
 #include <linux/mmap_lock.h>
 #include <linux/swap.h>
@@ -18,7 +19,19 @@ struct test_range {
 	unsigned long src[RANGE_PAGES];
 	unsigned long dst[RANGE_PAGES];
 	struct migrate_vma migrate;
+	struct migrate_call call;
 };
+
+/* How many pages the stages have isolated, and not given back. */
+static inline long test_isolated(struct test_range *range)
+{
+	long isolated = 0;
+	int nid;
+
+	for_each_online_node(nid)
+		isolated += range->call.isolated[nid];
+	return isolated;
+}
 
 static inline unsigned long __user *test_word(struct test_range *range,
 					      unsigned int i)
@@ -39,6 +52,8 @@ static inline struct test_range *test_range_init(struct kunit *test)
 	unsigned int i;
 
 	KUNIT_ASSERT_NOT_NULL(test, range);
+	range->call.isolated = kunit_kcalloc(test, nr_node_ids, sizeof(long), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, range->call.isolated);
 	addr = kunit_vm_mmap(test, NULL, 0, RANGE_PAGES * PAGE_SIZE,
 			     PROT_READ | PROT_WRITE,
 			     MAP_ANONYMOUS | MAP_PRIVATE, 0);

@@ -15,8 +15,8 @@ static void test_unmap_range(struct test_range *range,
 {
 	struct migrate_tally collect = {};
 
-	migrate_stage_collect(&range->migrate, &collect);
-	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, tally);
+	migrate_stage_collect(&range->migrate, 0, &collect);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, tally);
 }
 
 static void test_restore(struct test_range *range)
@@ -24,7 +24,7 @@ static void test_restore(struct test_range *range)
 	struct migrate_unit unit = {};
 
 	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES))
-		migrate_unit_restore(&unit, NULL, true);
+		migrate_unit_restore(&unit, NULL, &range->call);
 }
 
 static void test_unmap(struct kunit *test)
@@ -35,12 +35,14 @@ static void test_unmap(struct kunit *test)
 
 	test_unmap_range(range, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
+	KUNIT_EXPECT_EQ(test, test_isolated(range), RANGE_PAGES);
 	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES)) {
 		KUNIT_EXPECT_FALSE(test, PageLRU(unit.page));
 		KUNIT_EXPECT_EQ(test, page_count(unit.page), 1);
 		KUNIT_EXPECT_FALSE(test, *unit.src & MIGRATE_PFN_RMAP);
 	}
 	test_restore(range);
+	KUNIT_EXPECT_EQ(test, test_isolated(range), 0);
 	test_range_exit(test, range);
 }
 
@@ -56,6 +58,7 @@ static void test_unmap_finds_references(struct kunit *test)
 	test_unmap_range(range, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
 	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_PINNED], 1);
+	KUNIT_EXPECT_EQ(test, test_isolated(range), RANGE_PAGES - 1);
 	KUNIT_EXPECT_EQ(test, range->src[5], 0);
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 5), page);
 	KUNIT_EXPECT_FALSE(test, PageLocked(page));
@@ -109,7 +112,32 @@ static void test_unmap_drains(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, page_count(page), 2);
 	test_unmap_range(range, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
+	KUNIT_EXPECT_EQ(test, test_isolated(range), RANGE_PAGES);
+	KUNIT_EXPECT_TRUE(test, range->call.drained);
 	test_restore(range);
+	test_range_exit(test, range);
+}
+
+/* Once a call: with the batches drained before, the same reference is in the way. */
+static void test_unmap_drains_once(struct kunit *test)
+{
+	unsigned int cpu = cpumask_any_but(cpu_online_mask, raw_smp_processor_id());
+	struct migrate_tally tally = {};
+	struct test_range *range;
+	struct page *page;
+
+	if (cpu >= nr_cpu_ids)
+		kunit_skip(test, "needs a second CPU");
+	range = test_range_init(test);
+	range->call.drained = true;
+	page = test_page(range, 7);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	KUNIT_ASSERT_TRUE(test, folio_isolate_lru(page_folio(page)));
+	work_on_cpu(cpu, test_putback, page);
+	test_unmap_range(range, &tally);
+	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
+	test_restore(range);
+	lru_add_drain_all();
 	test_range_exit(test, range);
 }
 
@@ -118,6 +146,7 @@ static struct kunit_case unmap_test_cases[] = {
 	KUNIT_CASE(test_unmap_finds_references),
 	KUNIT_CASE(test_unmap_finds_isolated),
 	KUNIT_CASE(test_unmap_drains),
+	KUNIT_CASE(test_unmap_drains_once),
 	{}
 };
 

@@ -874,6 +874,82 @@ TEST_F_TIMEOUT(device, pin_on_the_device, TIMEOUT)
 	free(buffer);
 }
 
+/*
+ * A child has the swap entries still, so the pages that are read here stay in the swap
+ * cache. A device must not get them: the child would find device memory there.
+ */
+TEST_F_TIMEOUT(device, swap_cache, TIMEOUT)
+{
+	long swapped;
+	int go[2];
+	pid_t pid;
+
+	if (!have_swap())
+		SKIP(return, "no swap space");
+	ASSERT_EQ(0, pipe(go));
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
+	swapped = pages_at(self->fd, self->memory, PAGES, TEST_HMM_MIGRATE_SWAPPED);
+	ASSERT_LT(0, swapped);
+	pid = fork_child();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(!wait_for(go[0]) || wrong(self->memory, self->size, 1));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+	EXPECT_EQ(swapped, self->range.pages[TEST_HMM_MIGRATE_REFUSED]);
+	EXPECT_EQ(swapped, pages_at(self->fd, self->memory, PAGES, TEST_HMM_MIGRATE_SYSTEM));
+	EXPECT_TRUE(tell(go[1]));
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	close(go[0]);
+	close(go[1]);
+}
+
+/* Memory that was locked can be reclaimed when it is not locked any more. */
+TEST_F_TIMEOUT(device, locked_memory, TIMEOUT)
+{
+	int round;
+
+	if (!have_swap())
+		SKIP(return, "no swap space");
+	for (round = 0; round < 3; round++) {
+		ASSERT_EQ(0, mlock(self->memory, self->size));
+		ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
+		EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
+		EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		ASSERT_EQ(0, munlock(self->memory, self->size));
+		ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
+		EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
+					  TEST_HMM_MIGRATE_SWAPPED));
+		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+		/* Out of the swap cache. */
+		fill(self->memory, self->size, 1);
+	}
+}
+
+/* A page that could not migrate is on the LRU again, so reclaim finds it. */
+TEST_F_TIMEOUT(device, refused_pages_can_be_reclaimed, TIMEOUT)
+{
+	struct iovec iov = { .iov_base = self->memory, .iov_len = page_size };
+	long swapped = read_key("/proc/self/status", "VmSwap:");
+	int fds[2];
+
+	if (!have_swap())
+		SKIP(return, "no swap space");
+	/* A reference to the first page, and no pin: it goes as far as unmap. */
+	ASSERT_EQ(0, pipe(fds));
+	ASSERT_EQ(page_size, vmsplice(fds[1], &iov, 1, 0));
+	ASSERT_EQ(0, to_device(self->fd, self->memory, 1, &self->range));
+	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	close(fds[0]);
+	close(fds[1]);
+	ASSERT_EQ(0, madvise(self->memory, page_size, MADV_PAGEOUT));
+	EXPECT_EQ(1, pages_at(self->fd, self->memory, 1, TEST_HMM_MIGRATE_SWAPPED));
+	EXPECT_LT(swapped, read_key("/proc/self/status", "VmSwap:"));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+}
+
 /* What a device wants to access alone stays where it is until the CPU wants it. */
 TEST_F_TIMEOUT(device, taken_pages, TIMEOUT)
 {
@@ -1681,11 +1757,11 @@ TEST_F_TIMEOUT(device, dontneed_while_migrating, TIMEOUT)
 /* Other threads' folio locks are in the way, for a moment. */
 
 /*
- * Migrate a range half of which another thread holds. All of it must move: a
- * lock that is taken is no reason to stay. How long the pages are held, and
- * whether the migration comes while they are, is a matter of luck on a slow
- * machine; so there are many tries, with times from 0.5 to 40 ms, of which one at
- * least must have met the locks and outlasted them.
+ * Migrate a range half of which another thread holds. hmm_migrate_range() waits, so
+ * all of it must move: there are many tries, with times from 0.5 to 40 ms, of which one
+ * at least must have met the locks and outlasted them. The three calls do not wait, so
+ * one at least must have left what was held, with its contents, and counted it; never
+ * anything that was not held.
  */
 static void migrate_held(struct __test_metadata *_metadata, int fd,
 			 unsigned char *memory, unsigned int flags)
@@ -1697,9 +1773,11 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 
 	for (i = 0; i < 200 && !outlasted; i++) {
 		long again = read_vmstat("migrate_vma_again");
+		long left = read_vmstat("migrate_vma_left_locked");
 		bool held, met, all;
 
 		ASSERT_LE(0, again);
+		ASSERT_LE(0, left);
 		ASSERT_EQ(0, to_system(fd, memory, PAGES, &range));
 		fill(memory, PAGES * page_size, i);
 		ASSERT_TRUE(start_holder(&holder, fd, flags, memory, PAGES / 2,
@@ -1719,6 +1797,12 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 		 */
 		met = read_vmstat("migrate_vma_again") > again;
 		outlasted = held && met && all;
+		if (is_bare()) {
+			EXPECT_LE(PAGES - range.pages[TEST_HMM_MIGRATE_MOVED],
+				  read_vmstat("migrate_vma_left_locked") - left);
+			outlasted = held &&
+				range.pages[TEST_HMM_MIGRATE_MOVED] == PAGES / 2;
+		}
 		not_held += !held;
 		not_met += all && !met;
 		too_long += !all;
@@ -2121,7 +2205,7 @@ static const struct {
 	/* Has no flags; what to inject is in their place. */
 	{ "inject", TEST_HMM_MIGRATE_INJECT, sizeof(struct test_hmm_migrate_inject), -1 },
 	{ "hold", TEST_HMM_MIGRATE_HOLD, sizeof(struct test_hmm_migrate_hold),
-	  TEST_HMM_MIGRATE_HOLD_MIGRATION },
+	  TEST_HMM_MIGRATE_HOLD_MIGRATION | TEST_HMM_MIGRATE_HOLD_TAKEN },
 	{ "fault_order", TEST_HMM_MIGRATE_FAULT_ORDER,
 	  sizeof(struct test_hmm_migrate_fault_order), TEST_HMM_MIGRATE_FAULT_BARE },
 	{ "take", TEST_HMM_MIGRATE_TAKE, sizeof(struct test_hmm_migrate_take) },

@@ -24,6 +24,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -188,6 +189,66 @@ static inline size_t huge_page_size(void)
 	return size < 0 ? 0 : size;
 }
 
+/* For a file of words, one of which is chosen. */
+static inline bool choose(const char *path, const char *choice)
+{
+	FILE *file = fopen(path, "w");
+	bool written;
+
+	if (!file)
+		return false;
+	written = fputs(choice, file) >= 0;
+	return !fclose(file) && written;
+}
+
+/* The word in brackets, which is the one that is chosen; or an empty string. */
+static inline void read_choice(const char *path, char *choice, size_t size)
+{
+	FILE *file = fopen(path, "r");
+	char text[256], *start, *end;
+
+	*choice = '\0';
+	if (!file)
+		return;
+	if (fgets(text, sizeof(text), file)) {
+		start = strchr(text, '[');
+		end = start ? strchr(start, ']') : NULL;
+		if (end)
+			snprintf(choice, size, "%.*s", (int)(end - start - 1), start + 1);
+	}
+	fclose(file);
+}
+
+/* A file of the folios of @order in /sys/kernel/mm/transparent_hugepage. */
+static inline void size_path(unsigned int order, const char *file, char *path, size_t size)
+{
+	snprintf(path, size,
+		 "/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/%s",
+		 (page_size << order) / 1024, file);
+}
+
+/* The page-fault policy for folios of one order, to be restored. */
+struct policy {
+	char path[128];
+	char before[32];
+};
+
+/* Returns false if the kernel does not know folios of @order. */
+static inline bool set_policy(struct policy *policy, unsigned int order,
+			      const char *choice)
+{
+	size_path(order, "enabled", policy->path, sizeof(policy->path));
+	if (!*policy->before)
+		read_choice(policy->path, policy->before, sizeof(policy->before));
+	return *policy->before && choose(policy->path, choice);
+}
+
+static inline void restore_policy(struct policy *policy)
+{
+	if (*policy->before)
+		choose(policy->path, policy->before);
+}
+
 /* A number that /proc/self/smaps tells of the mapping that starts at @addr. */
 static inline long smaps_kib(const void *addr, const char *name)
 {
@@ -229,6 +290,41 @@ static inline uint64_t pagemap_of(const void *addr)
 	return entry;
 }
 
+/* New memory is soft-dirty, if the kernel has these bits. */
+static inline bool have_soft_dirty(void)
+{
+	unsigned char *memory = map_pages(1);
+	bool dirty;
+
+	if ((void *)memory == MAP_FAILED)
+		return false;
+	*(atomic_uchar *)memory = 1;
+	dirty = pagemap_of(memory) & PM_SOFT_DIRTY;
+	munmap(memory, page_size);
+	return dirty;
+}
+
+/* How many pages of the range have all of these bits. */
+static inline long pagemap_count(void *addr, unsigned long npages, uint64_t bits)
+{
+	uint64_t *entries = calloc(npages, sizeof(*entries));
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	size_t size = npages * sizeof(*entries);
+	long count = -1;
+
+	if (fd >= 0 && entries &&
+	    pread(fd, entries, size, (uintptr_t)addr / page_size *
+		  sizeof(*entries)) == (ssize_t)size) {
+		count = 0;
+		while (npages--)
+			count += (entries[npages] & bits) == bits;
+	}
+	if (fd >= 0)
+		close(fd);
+	free(entries);
+	return count;
+}
+
 /*
  * Whether what is written to memory that was read-only so far goes to the page
  * that is there, although a pipe has a reference to it: that is so if the page
@@ -267,6 +363,31 @@ static inline bool clear_references(const char *what)
 	if (fd >= 0)
 		close(fd);
 	return cleared;
+}
+
+/* Control groups */
+
+#define CGROUPS	"/sys/fs/cgroup/"
+#define MEMCG	CGROUPS "hmm_migrate/"
+
+static inline bool enter_cgroup(const char *path)
+{
+	char procs[128];
+
+	snprintf(procs, sizeof(procs), "%scgroup.procs", path);
+	return write_number(procs, getpid());
+}
+
+/* What is allocated from now on is charged to a cgroup of its own. */
+static inline bool make_cgroup(void)
+{
+	int control = open(CGROUPS "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
+	bool made = control >= 0 && write(control, "+memory", 7) == 7 &&
+		    (!mkdir(MEMCG, 0755) || errno == EEXIST);
+
+	if (control >= 0)
+		close(control);
+	return made && enter_cgroup(MEMCG);
 }
 
 static inline bool have_swap(void)
@@ -700,6 +821,16 @@ static inline int open_userfaultfd(__u64 features)
 		return -1;
 	}
 	return fd;
+}
+
+static inline bool register_range(int fd, void *addr, size_t size, __u64 mode)
+{
+	struct uffdio_register argument = {
+		.range = { .start = (uintptr_t)addr, .len = size },
+		.mode = mode,
+	};
+
+	return !ioctl(fd, UFFDIO_REGISTER, &argument);
 }
 
 static inline bool write_protect(int fd, void *addr, size_t size, bool protect)

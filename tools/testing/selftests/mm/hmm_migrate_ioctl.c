@@ -22,6 +22,9 @@
 
 #define ENGINE		"/sys/module/test_hmm_migrate_dma/parameters/latency_ns"
 #define HAS_MEMORY	"/sys/devices/system/node/has_memory"
+/* Of what large holes are filled with. */
+#define LARGE_ORDER	4
+
 #define NR_HUGEPAGES	"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 
 #define TWO_MEG		(2UL << 20)
@@ -109,8 +112,8 @@ static const struct command commands[] = {
 	COMMAND(STATISTICS, statistics, IN(statistics, to_device),
 		.flags = TEST_HMM_MIGRATE_RESET),
 	COMMAND(INJECT, inject, sizeof(ARGUMENT(inject)), .flagless = true),
-	COMMAND(HOLD, hold, IN(hold, pages), .flags = TEST_HMM_MIGRATE_HOLD_MIGRATION,
-		.ranged = true),
+	COMMAND(HOLD, hold, IN(hold, pages), .flags = TEST_HMM_MIGRATE_HOLD_MIGRATION |
+		TEST_HMM_MIGRATE_HOLD_TAKEN, .ranged = true),
 	COMMAND(FAULT_ORDER, fault_order, sizeof(ARGUMENT(fault_order)),
 		.flags = TEST_HMM_MIGRATE_FAULT_BARE),
 	COMMAND(TAKE, take, IN(take, pages), .ranged = true),
@@ -138,6 +141,8 @@ static bool flags_go_together(const struct command *command, __u32 flags)
 {
 	if (flags & ~command->flags)
 		return false;
+	if (is_one_of(command, BIT_OF(HOLD)))
+		return flags != command->flags;
 	if (!is_one_of(command, MIGRATES))
 		return true;
 	if (command->request != TEST_HMM_MIGRATE_TO_DEVICE &&
@@ -303,6 +308,7 @@ static size_t wrong_words(enum part part)
  * @engine: there is one
  * @nodes: has_memory, node by node
  * @node: one that has memory
+ * @policy: for folios of LARGE_ORDER, as it was before
  * @wrong: how many wrong arguments were tried
  * @complaints: how many of them went wrong
  */
@@ -312,6 +318,7 @@ struct bench {
 	bool engine;
 	bool nodes[MAX_NODES];
 	unsigned int node;
+	struct policy policy;
 	unsigned long wrong;
 	unsigned long complaints;
 };
@@ -615,13 +622,14 @@ static void check_trip(struct bench *bench, void *memory, unsigned long npages,
 static void check_injections(struct bench *bench)
 {
 	struct __test_metadata *_metadata = bench->metadata;
-	const unsigned int order = 4;
+	const unsigned int order = LARGE_ORDER;
 	void *holes = arena + 64 * (page_size << order);
 	struct test_hmm_migrate_statistics stats;
 	unsigned int what;
 
 	ASSERT_EQ(holes, mmap(holes, page_size << order, PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	ASSERT_EQ(0, madvise(holes, page_size << order, MADV_HUGEPAGE));
 	check_trip(bench, at(MEMORY), parts[MEMORY].npages, TEST_HMM_MIGRATE_MOVED, 0, 0);
 	check_trip(bench, holes, 1UL << order, TEST_HMM_MIGRATE_FILLED,
 		   TEST_HMM_MIGRATE_LARGE, order);
@@ -709,6 +717,8 @@ FIXTURE_SETUP(ioctl)
 	ASSERT_EQ(variant->kind, info.kind);
 	bench->engine = !access(ENGINE, R_OK);
 	find_nodes(bench);
+	/* For the tests that fill large holes. */
+	set_policy(&bench->policy, LARGE_ORDER, "madvise");
 	disarm(bench->fd);
 	ASSERT_EQ(0, set_fault_order(bench->fd, TEST_HMM_MIGRATE_MAX_ORDER));
 	ASSERT_EQ(0, statistics(bench->fd, TEST_HMM_MIGRATE_RESET, &stats));
@@ -720,6 +730,7 @@ FIXTURE_TEARDOWN(ioctl)
 {
 	struct bench *bench = &self->bench;
 
+	restore_policy(&bench->policy);
 	if (bench->fd < 0)
 		return;
 	disarm(bench->fd);
@@ -1334,7 +1345,7 @@ TEST_F_TIMEOUT(ioctl, several_fields, TIMEOUT)
 	};
 	const struct axis hold[] = {
 		start, length,
-		AXIS(U32(hold, flags), 0, 2, 1U << 31, -1),
+		AXIS(U32(hold, flags), 0, 4, 1U << 31, -1),
 		AXIS(U64(hold, usec), 0, TEST_HMM_MIGRATE_MAX_HOLD_TIME + 1, 1ULL << 32, -1),
 	};
 	const struct axis inject[] = {
@@ -1441,7 +1452,7 @@ TEST_F_TIMEOUT(ioctl, injections_stay, TIMEOUT)
 TEST_F_TIMEOUT(ioctl, fault_order_stays, TIMEOUT)
 {
 	const struct command *command = &commands[NUMBER(FAULT_ORDER)];
-	const unsigned int order = 4;
+	const unsigned int order = LARGE_ORDER;
 	unsigned char *holes = arena + (page_size << order) * 64;
 	struct test_hmm_migrate_range range = {
 		.size = sizeof(range),
@@ -1456,6 +1467,7 @@ TEST_F_TIMEOUT(ioctl, fault_order_stays, TIMEOUT)
 
 	ASSERT_EQ(holes, mmap(holes, page_size << order, PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	ASSERT_EQ(0, madvise(holes, page_size << order, MADV_HUGEPAGE));
 	ASSERT_EQ(0, device_ioctl(bench->fd, TEST_HMM_MIGRATE_TO_DEVICE, &range));
 	ASSERT_EQ(1 << order, range.pages[TEST_HMM_MIGRATE_FILLED]);
 	ASSERT_EQ(0, set_fault_order(bench->fd, order - 1));

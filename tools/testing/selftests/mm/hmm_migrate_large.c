@@ -18,7 +18,6 @@
 
 #include <linux/fs.h>
 #include <linux/mempolicy.h>
-#include <sys/stat.h>
 #include <sys/swap.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -87,17 +86,6 @@ static int device_fill_part(int fd, void *memory, size_t start, size_t end,
 	}
 	free(buffer);
 	return ret;
-}
-
-static bool choose(const char *path, const char *choice)
-{
-	FILE *file = fopen(path, "w");
-	bool written;
-
-	if (!file)
-		return false;
-	written = fputs(choice, file) >= 0;
-	return !fclose(file) && written;
 }
 
 /* Number of pages that moved, or -errno. */
@@ -217,13 +205,6 @@ static bool make_folio(int fd, void *memory, unsigned long seed)
 	return false;
 }
 
-static void size_path(unsigned int order, const char *file, char *path, size_t size)
-{
-	snprintf(path, size,
-		 "/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/%s",
-		 (page_size << order) / 1024, file);
-}
-
 /*
  * What the tests that follow are about. From now on faults make folios of @order
  * where MADV_HUGEPAGE allows it, and of no other.
@@ -246,6 +227,17 @@ static bool choose_order(unsigned int order)
 			return false;
 	}
 	return true;
+}
+
+/* From now on faults may make folios of @order as well. */
+static bool allow_order(unsigned int order)
+{
+	char path[128];
+
+	if (!order)
+		return true;
+	size_path(order, "enabled", path, sizeof(path));
+	return choose(path, "madvise");
 }
 
 /* From now on faults make no large folio; nor does khugepaged, of what they make. */
@@ -401,6 +393,11 @@ static int sees_the_rest(struct sharer *sharer)
 {
 	return wrong_part(sharer->memory, 0, sharer->start, 1) ||
 	       wrong_part(sharer->memory, sharer->end, folio_size, 1);
+}
+
+static int has_the_part(struct sharer *sharer)
+{
+	return !!wrong_part(sharer->memory, sharer->start, sharer->end, 1);
 }
 
 /* A folio of each order on each kind of device. */
@@ -759,6 +756,95 @@ TEST_F_TIMEOUT(whole, shared_and_half_unmapped, TIMEOUT)
 	}
 }
 
+/*
+ * Entries that differ, of a folio that nobody else has. Each has a reference of its own
+ * after the trip, so the folio is freed with the last one, and no sooner.
+ */
+TEST_F_TIMEOUT(whole, entries_that_differ, TIMEOUT)
+{
+	size_t half = folio_size / 2;
+	unsigned int i;
+
+	if (!have_soft_dirty())
+		SKIP(return, "no soft-dirty bits");
+	for (i = 0; i < 4; i++) {
+		ASSERT_TRUE(make_folio(self->fd, self->memory, 1));
+		/* Page tables, instead of a PMD. */
+		ASSERT_EQ(0, mprotect(self->memory, half, PROT_READ));
+		ASSERT_EQ(0, mprotect(self->memory, half, PROT_READ | PROT_WRITE));
+		ASSERT_TRUE(clear_references(CLEAR_SOFT_DIRTY));
+		fill_part(self->memory, i & 1 ? half : 0, i & 1 ? folio_size : half, 1);
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						       folio_pages));
+		ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory,
+						       folio_pages));
+		EXPECT_EQ(folio_pages / 2, pagemap_count(self->memory, folio_pages,
+							 PM_SOFT_DIRTY));
+		/* One half after the other, and then all that is left of it. */
+		if (i & 2) {
+			ASSERT_EQ(0, madvise(self->memory, half, MADV_DONTNEED));
+			EXPECT_EQ(0, wrong_part(self->memory, half, folio_size, 1));
+			fill_part(self->memory, 0, half, 1);
+		}
+		EXPECT_EQ(folio_pages / (i & 2 ? 2 : 1),
+			  whole_to_device(self->fd, self->memory + (i & 2 ? half : 0),
+					  folio_pages / (i & 2 ? 2 : 1)));
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
+	}
+}
+
+/* A folio of which a child has the part from @start to @end alone. */
+static bool share_half(int fd, struct sharer *sharer, unsigned char *kept, int prot)
+{
+	const size_t half = folio_size / 2;
+
+	return make_folio(fd, sharer->memory, 1) &&
+	       !mprotect(sharer->memory, folio_size, prot) &&
+	       !madvise(kept, half, MADV_DONTFORK) &&
+	       start_sharer(sharer, NULL, has_the_part) &&
+	       !madvise(kept, half, MADV_DOFORK);
+}
+
+/*
+ * A child has one half of a folio. The pages of the other half are exclusive to the
+ * parent still, while all entries of the folio say the same: read-only. Each page has
+ * to keep what it is, or the child would see what is written here.
+ */
+TEST_F_TIMEOUT(whole, half_shared_with_a_child, TIMEOUT)
+{
+	static const writer writers[] = { cpu_fill_part, device_fill_part };
+	const size_t half = folio_size / 2;
+	unsigned int i;
+
+	/* Each half, each writer, on the device and after a return; and writable. */
+	for (i = 0; i < 16; i++) {
+		unsigned char *kept = self->memory + (i & 1 ? half : 0);
+		struct sharer sharer = {
+			.memory = self->memory,
+			.start = i & 1 ? 0 : half,
+			.end = i & 1 ? half : folio_size,
+		};
+
+		ASSERT_TRUE(share_half(self->fd, &sharer, kept,
+				       i & 8 ? PROT_READ | PROT_WRITE : PROT_READ));
+		ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory,
+						       folio_pages));
+		EXPECT_EQ(folio_pages, in_folios(self->fd, self->memory, folio_order,
+						 TEST_HMM_MIGRATE_THIS_DEVICE));
+		if (i & 4)
+			ASSERT_EQ(folio_pages, whole_to_system(self->fd, self->memory,
+							       folio_pages));
+		EXPECT_EQ(i & 8 ? folio_pages / 2 : 0,
+			  writable_pages(self->fd, self->memory, folio_pages));
+		ASSERT_EQ(0, mprotect(self->memory, folio_size, PROT_READ | PROT_WRITE));
+		ASSERT_EQ(0, writers[i >> 1 & 1](self->fd, self->memory, 0, folio_size, 2));
+		EXPECT_EQ(0, end_sharer(&sharer)) {
+			TH_LOG("case %u", i);
+		}
+		EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
+	}
+}
+
 /* Holes */
 
 /* What is there after a hole or a zero page has gone to the device and back. */
@@ -912,8 +998,15 @@ TEST_F_TIMEOUT(whole, holes_that_fill, TIMEOUT)
 	unsigned long round, lost;
 
 	ASSERT_NE(MAP_FAILED, (void *)area);
-	ASSERT_TRUE(choose_pages());
+	ASSERT_TRUE(folio_order == HUGE_ORDER ? choose_pages() :
+		    !madvise(writer.memory, size, MADV_HUGEPAGE));
 	for (round = 0; round < 10; round++) {
+		/*
+		 * The zero page is a hole, too. Where it is, the writer's fault makes a
+		 * small page, although the policy allows folios.
+		 */
+		for (offset = 0; offset < size; offset += folio_size)
+			ASSERT_EQ(0, nonzero(writer.memory + offset, sizeof(uint64_t)));
 		ASSERT_EQ(0, pthread_create(&writer.thread, NULL, write_late, &writer));
 		spin(round);
 		EXPECT_EQ(0, device_ioctl(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, &range));
@@ -1152,6 +1245,12 @@ TEST_F_TIMEOUT(whole, pinned_page, TIMEOUT)
 	EXPECT_EQ(0, memcmp(buffer, page, page_size));
 	close(gup);
 
+	/* Nothing is left of the attempts: without the pin, the same folio moves. */
+	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
+	EXPECT_EQ(0, memcmp(buffer, page, page_size));
+	EXPECT_EQ(0, wrong_part(self->memory, 0, page - self->memory, 1));
+	EXPECT_EQ(0, wrong_part(self->memory, page + page_size - self->memory, folio_size, 1));
+
 	ASSERT_TRUE(make_folio(self->fd, self->memory, 2));
 	EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(0, wrong(self->memory, folio_size, 2));
@@ -1190,8 +1289,8 @@ TEST_F_TIMEOUT(whole, taken_by_a_device, TIMEOUT)
 }
 
 /*
- * A lock that is held for a moment does not keep a huge page from moving, nor
- * from moving whole. Whether the migration meets the lock and outlasts it is a
+ * A lock that is held for a moment does not keep a huge page from moving whole by
+ * hmm_migrate_range(). With the three calls it stays, whole. Whether the migration meets the lock and outlasts it is a
  * matter of luck on a slow machine: one of many tries has to.
  */
 TEST_F_TIMEOUT(whole, locked_for_a_moment, TIMEOUT)
@@ -1214,6 +1313,8 @@ TEST_F_TIMEOUT(whole, locked_for_a_moment, TIMEOUT)
 				    TEST_HMM_MIGRATE_SYSTEM));
 		outlasted = holder.hold.pages == 1 && count == (long)folio_pages &&
 			    read_vmstat("migrate_vma_again") > again;
+		if (is_bare())
+			outlasted = holder.hold.pages == 1 && !count;
 		ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));
 	}
 	EXPECT_TRUE(outlasted);
@@ -1433,8 +1534,9 @@ TEST_F_TIMEOUT(whole, no_folio_on_the_device, TIMEOUT)
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, folio_size, 1));
 	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
 
-	/* The same for a hole. */
+	/* The same for a hole, where the policy allows folios of that order. */
 	ASSERT_TRUE(make_hole(self->memory));
+	ASSERT_TRUE(allow_order(smaller_order()));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
 			     folio_pages, whole_flag, &self->range));
 	EXPECT_EQ(folio_pages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
@@ -1682,12 +1784,15 @@ TEST_F_TIMEOUT(whole, relocation_of_nothing, TIMEOUT)
 
 TEST_F_TIMEOUT(whole, eviction, TIMEOUT)
 {
+	long locked = read_vmstat("migrate_vma_left_locked");
 	struct test_hmm_migrate_evict argument;
 
 	ASSERT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 	ASSERT_EQ(0, evict(self->fd, &argument));
 	EXPECT_EQ(folio_pages, argument.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, argument.remaining);
+	/* The lock of the eviction itself is in the way of no page. */
+	EXPECT_EQ(locked, read_vmstat("migrate_vma_left_locked"));
 	EXPECT_TRUE(whole_at(self->fd, self->memory, TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(folio_pages, writable_pages(self->fd, self->memory, folio_pages));
 	EXPECT_EQ(0, wrong(self->memory, folio_size, 1));
@@ -1960,9 +2065,6 @@ TEST_F_TIMEOUT(whole, bad_arguments, TIMEOUT)
 
 /* Accounts */
 
-#define CGROUPS	"/sys/fs/cgroup/"
-#define CGROUP	CGROUPS "hmm_migrate/"
-
 /* A figure that must be the same before and after. */
 struct figure {
 	/* NULL: /proc/self/smaps of the memory. */
@@ -1987,9 +2089,9 @@ static const struct figure figures[] = {
 	/* Stack and heap are in it, too. */
 	{ "/proc/self/status", "RssAnon:", 64 },
 	{ "/proc/self/status", "VmSwap:" },
-	{ CGROUP "memory.current", NULL, 1 << 20 },
-	{ CGROUP "memory.stat", "anon", 1 << 20 },
-	{ CGROUP "memory.stat", "anon_thp", 1 << 20 },
+	{ MEMCG "memory.current", NULL, 1 << 20 },
+	{ MEMCG "memory.stat", "anon", 1 << 20 },
+	{ MEMCG "memory.stat", "anon_thp", 1 << 20 },
 };
 
 static void read_figures(const void *memory, unsigned int count, long *values)
@@ -2022,26 +2124,6 @@ static void expect_figures(struct __test_metadata *_metadata, const void *memory
 			       figures[i].key ?: "", before[i], now[i]);
 		}
 	}
-}
-
-static bool enter_cgroup(const char *path)
-{
-	char procs[128];
-
-	snprintf(procs, sizeof(procs), "%scgroup.procs", path);
-	return write_number(procs, getpid());
-}
-
-/* What is allocated from now on is charged to a cgroup of its own. */
-static bool make_cgroup(void)
-{
-	int control = open(CGROUPS "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
-	bool made = control >= 0 && write(control, "+memory", 7) == 7 &&
-		    (!mkdir(CGROUP, 0755) || errno == EEXIST);
-
-	if (control >= 0)
-		close(control);
-	return made && enter_cgroup(CGROUP);
 }
 
 /* Another word changes each time. All that the kernel counts stays as it was. */
@@ -2081,9 +2163,9 @@ TEST_F_TIMEOUT(whole, a_thousand_trips, TIMEOUT)
 	if (in_cgroup) {
 		EXPECT_EQ(folio_pages, whole_to_device(self->fd, self->memory, folio_pages));
 		EXPECT_EQ(0, munmap(self->memory, folio_size));
-		EXPECT_GT(1 << 20, read_key(CGROUP "memory.stat", "anon"));
+		EXPECT_GT(1 << 20, read_key(MEMCG "memory.stat", "anon"));
 		EXPECT_TRUE(enter_cgroup(CGROUPS));
-		EXPECT_EQ(0, rmdir(CGROUP));
+		EXPECT_EQ(0, rmdir(MEMCG));
 	} else if (_metadata->exit_code == KSFT_PASS) {
 		SKIP(return, "no cgroup of version 2 for memory in " CGROUPS);
 	}
@@ -2817,43 +2899,12 @@ TEST_F_TIMEOUT(operation, pin, TIMEOUT)
 
 /* userfaultfd */
 
-static bool register_range(int fd, void *addr, size_t size, __u64 mode)
-{
-	struct uffdio_register argument = {
-		.range = { .start = (uintptr_t)addr, .len = size },
-		.mode = mode,
-	};
-
-	return !ioctl(fd, UFFDIO_REGISTER, &argument);
-}
-
 static bool write_raises_sigbus(unsigned char *byte)
 {
 	if (sigsetjmp(on_sigbus, 1))
 		return true;
 	*(atomic_uchar *)byte = ~*byte;
 	return false;
-}
-
-/* How many pages of the range have all of these bits. */
-static long pagemap_count(void *addr, unsigned long npages, uint64_t bits)
-{
-	uint64_t *entries = calloc(npages, sizeof(*entries));
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	size_t size = npages * sizeof(*entries);
-	long count = -1;
-
-	if (fd >= 0 && entries &&
-	    pread(fd, entries, size, (uintptr_t)addr / page_size *
-		  sizeof(*entries)) == (ssize_t)size) {
-		count = 0;
-		while (npages--)
-			count += (entries[npages] & bits) == bits;
-	}
-	if (fd >= 0)
-		close(fd);
-	free(entries);
-	return count;
 }
 
 TEST_F_TIMEOUT(operation, userfaultfd_write_protect, TIMEOUT)

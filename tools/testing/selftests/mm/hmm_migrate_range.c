@@ -19,6 +19,7 @@
 #include <sys/sysinfo.h>
 
 #define TWO_MEG		(2UL << 20)
+#define MAX_CHUNK_SIZE	(64UL << 20)
 /* A huge page, and as many small ones. */
 #define SIZE		(2 * TWO_MEG)
 
@@ -280,6 +281,27 @@ TEST_F_TIMEOUT(range, holes, TIMEOUT)
 	EXPECT_EQ(0, nonzero(hole, SIZE / 2));
 }
 
+/* A hole behind each page, and pages that are copied on both sides of it. */
+TEST_F_TIMEOUT(range, holes_among_pages, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+	unsigned long page;
+
+	for (page = 0; page < npages / 2; page += 3)
+		ASSERT_EQ(0, madvise(small + page * page_size, page_size, MADV_DONTNEED));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags, 0, &self->range));
+	EXPECT_EQ(npages, pages_at(self->fd, self->memory, npages,
+				   TEST_HMM_MIGRATE_THIS_DEVICE));
+	for (page = 0; page < npages / 2; page++) {
+		size_t offset = SIZE / 2 + page * page_size;
+
+		EXPECT_EQ(0, page % 3 ? wrong_part(self->memory, offset, offset + page_size, 1) :
+					nonzero(self->memory + offset, page_size));
+	}
+	EXPECT_EQ(0, wrong_part(self->memory, 0, SIZE / 2, 1));
+}
+
 /* A hole as large as a huge page, on a device that has no room for one. */
 TEST_F_TIMEOUT(range, large_holes, TIMEOUT)
 {
@@ -435,6 +457,7 @@ TEST_F_TIMEOUT(range, allocator_evicts, TIMEOUT)
 	struct test_hmm_migrate_info info;
 	unsigned char *others;
 	void *area;
+	int expected;
 
 	ASSERT_EQ(0, get_info(self->fd, &info));
 	all = info.pages + excess;
@@ -459,27 +482,80 @@ TEST_F_TIMEOUT(range, allocator_evicts, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, others, all,
 				    self->flags, 0, &self->range));
-	ASSERT_EQ(-ENOMEM, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, others,
-					  all, flags | TEST_HMM_MIGRATE_STOP_NO_MEMORY,
-					  1 << 30, &self->range));
-	EXPECT_EQ(info.pages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	/*
+	 * A chunk has 64 MiB at most, however much is asked for. While it is copied it
+	 * cannot be evicted, so if that is all of the device, an engine's next chunk has
+	 * no room. By the CPU, one chunk is over before the next one.
+	 */
+	expected = self->flags & TEST_HMM_MIGRATE_ENGINE &&
+		   info.pages * page_size <= MAX_CHUNK_SIZE ? -ENOMEM : 0;
+	ASSERT_EQ(expected, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, others,
+					   all, flags | TEST_HMM_MIGRATE_STOP_NO_MEMORY,
+					   1 << 30, &self->range));
+	EXPECT_EQ(expected ? info.pages : all, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, wrong(others, all * page_size, 2));
 	munmap(area, 4 * info.pages * page_size);
 }
 
-/* What is locked for long, as by I/O, is waited for. */
+/* What is locked for a while, by a lock alone or by another migration, is waited for. */
 TEST_F_TIMEOUT(range, locked_for_long, TIMEOUT)
 {
+	static const unsigned int flags[] = { 0, TEST_HMM_MIGRATE_HOLD_MIGRATION };
 	unsigned char *small = self->memory + SIZE / 2;
 	struct holder holder;
+	unsigned int i;
 
-	ASSERT_TRUE(start_holder(&holder, self->fd, 0, small + 7 * page_size, 3, 500000));
-	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small, 16,
-				    self->flags, 4 * page_size, &self->range));
-	pthread_join(holder.thread, NULL);
-	ASSERT_EQ(0, holder.ret);
-	EXPECT_EQ(3, holder.hold.pages);
-	EXPECT_EQ(16, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		ASSERT_TRUE(start_holder(&holder, self->fd, flags[i],
+					 small + 7 * page_size, 3, 300000));
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small, 16,
+					    self->flags, 4 * page_size, &self->range));
+		pthread_join(holder.thread, NULL);
+		ASSERT_EQ(0, holder.ret);
+		EXPECT_EQ(3, holder.hold.pages);
+		EXPECT_EQ(16, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, small, 16,
+					    self->flags, 0, &self->range));
+	}
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+static double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+/* But not for ever: after a second in all, what is held stays, and is counted. */
+TEST_F_TIMEOUT(range, locked_for_too_long, TIMEOUT)
+{
+	static const unsigned int flags[] = { 0, TEST_HMM_MIGRATE_HOLD_MIGRATION };
+	unsigned char *small = self->memory + SIZE / 2;
+	struct holder holder;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		long left = read_vmstat("migrate_vma_left_locked");
+		double begin;
+
+		ASSERT_TRUE(start_holder(&holder, self->fd, flags[i],
+					 small + 7 * page_size, 3,
+					 TEST_HMM_MIGRATE_MAX_HOLD_TIME));
+		begin = seconds();
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small, 16,
+					    self->flags, 4 * page_size, &self->range));
+		EXPECT_LT(0.9, seconds() - begin);
+		pthread_join(holder.thread, NULL);
+		ASSERT_EQ(0, holder.ret);
+		EXPECT_EQ(3, holder.hold.pages);
+		EXPECT_EQ(13, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(3, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+		EXPECT_LE(left + 3, read_vmstat("migrate_vma_left_locked"));
+		ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, small, 16,
+					    self->flags, 0, &self->range));
+	}
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
 
@@ -490,7 +566,11 @@ static bool start_writeback(unsigned char *memory, size_t size)
 	       !madvise(memory, size, MADV_POPULATE_READ);
 }
 
-/* What is swapped out keeps its folio until the I/O is over: that is waited for. */
+/*
+ * What is swapped out keeps its folio until the I/O is over, 5 s after: that is waited
+ * for, but in each call for a second only. So it takes some calls, and no contents are
+ * lost meanwhile.
+ */
 TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 {
 	unsigned char *small = self->memory + SIZE / 2;
@@ -498,7 +578,7 @@ TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 	/* CPUs keep up to 64 places each of the swap space that was in use before. */
 	unsigned long counts[] = { 64 * (get_nprocs() + 2), npages / 2 }, moved;
 	const char *slow_swap = getenv("HMM_MIGRATE_SLOW_SWAP");
-	unsigned int i;
+	unsigned int i, calls;
 
 	if (!slow_swap)
 		SKIP(return, "HMM_MIGRATE_SLOW_SWAP does not say where slow swap space is");
@@ -513,10 +593,13 @@ TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 					    TEST_HMM_MIGRATE_LARGE, 0, &self->range));
 		moved = self->range.pages[TEST_HMM_MIGRATE_MOVED];
 		EXPECT_GT(counts[i], moved);
-		EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-					    parts[i], counts[i], self->flags, 0,
-					    &self->range));
-		EXPECT_EQ(counts[i] - moved, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		for (calls = 0; calls < 20 && moved < counts[i]; calls++) {
+			EXPECT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+						    parts[i], counts[i], self->flags, 0,
+						    &self->range));
+			moved += self->range.pages[TEST_HMM_MIGRATE_MOVED];
+		}
+		EXPECT_EQ(counts[i], moved);
 		EXPECT_EQ(counts[i], pages_at(self->fd, parts[i], counts[i],
 					      TEST_HMM_MIGRATE_THIS_DEVICE));
 	}
@@ -524,22 +607,60 @@ TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 	EXPECT_EQ(0, swapoff(slow_swap));
 }
 
-/* By another migration, that is not waited for so long. */
-TEST_F_TIMEOUT(range, locked_by_another_migration, TIMEOUT)
+static void *kill_soon(void *pid)
+{
+	usleep(200000);
+	kill(*(pid_t *)pid, SIGKILL);
+	return NULL;
+}
+
+/*
+ * The process whose memory is waited for ends: its users are gone, and so is the call's
+ * reason to wait for the I/O of its pages. Shares the table of files with it, as the
+ * device's file belongs to that process.
+ */
+TEST_F_TIMEOUT(range, process_ends_while_waiting, TIMEOUT)
 {
 	unsigned char *small = self->memory + SIZE / 2;
-	long left = read_vmstat("migrate_vma_left_locked");
-	struct holder holder;
+	const char *slow_swap = getenv("HMM_MIGRATE_SLOW_SWAP");
+	unsigned long count = 64 * (get_nprocs() + 2);
+	int ready[2], fd, next;
+	pthread_t killer;
+	double begin;
+	pid_t pid;
 
-	ASSERT_TRUE(start_holder(&holder, self->fd, TEST_HMM_MIGRATE_HOLD_MIGRATION,
-				 small + 7 * page_size, 3, 1000000));
-	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small, 16,
-				    self->flags, 4 * page_size, &self->range));
-	EXPECT_EQ(13, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	EXPECT_EQ(3, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
-	EXPECT_LE(left + 3, read_vmstat("migrate_vma_left_locked"));
-	pthread_join(holder.thread, NULL);
-	ASSERT_EQ(0, holder.ret);
+	if (!slow_swap)
+		SKIP(return, "HMM_MIGRATE_SLOW_SWAP does not say where slow swap space is");
+	if (count > npages / 2)
+		SKIP(return, "too many CPUs, which keep more places than there are pages");
+	ASSERT_EQ(0, swapon(slow_swap, SWAP_FLAG_PREFER | 100));
+	ASSERT_EQ(0, pipe(ready));
+	next = open("/dev/null", O_RDONLY);
+	ASSERT_LE(0, next);
+	close(next);
+	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		fd = open_device(variant->device);
+		memset(small, 7, count * page_size);
+		if (fd != next || !start_writeback(small, count * page_size) ||
+		    !tell(ready[1]))
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	ASSERT_TRUE(wait_for(ready[0]));
+	ASSERT_EQ(0, pthread_create(&killer, NULL, kill_soon, &pid));
+	begin = seconds();
+	EXPECT_EQ(-ESRCH, migrate_chunks(next, TEST_HMM_MIGRATE_TO_DEVICE, small, count,
+					 self->flags, 0, &self->range));
+	EXPECT_GT(0.9, seconds() - begin);
+	pthread_join(killer, NULL);
+	EXPECT_EQ(-1, reap(pid));
+	close(next);
+	close(ready[0]);
+	close(ready[1]);
+	EXPECT_EQ(0, swapoff(slow_swap));
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
 
@@ -730,6 +851,34 @@ TEST_F_TIMEOUT(range, cancel, TIMEOUT)
 	EXPECT_LT(0, cancelled);
 }
 
+static void *cancel_later(void *data)
+{
+	usleep(100000);
+	return cancel_calls(data);
+}
+
+/* A call that waits for a lock does not wait for it when it is cancelled. */
+TEST_F_TIMEOUT(range, cancel_while_waiting, TIMEOUT)
+{
+	struct bystander bystander = { .memory = self->memory, .fd = self->fd };
+	unsigned char *small = self->memory + SIZE / 2;
+	struct holder holder;
+	double begin;
+
+	ASSERT_TRUE(start_holder(&holder, self->fd, 0, small + 7 * page_size, 3,
+				 TEST_HMM_MIGRATE_MAX_HOLD_TIME));
+	begin = seconds();
+	ASSERT_EQ(0, pthread_create(&bystander.thread, NULL, cancel_later, &bystander));
+	EXPECT_EQ(-ECANCELED, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small, 16,
+					     self->flags, 0, &self->range));
+	EXPECT_GT(0.9, seconds() - begin);
+	bystander.stop = true;
+	pthread_join(bystander.thread, NULL);
+	pthread_join(holder.thread, NULL);
+	EXPECT_EQ(0, bystander.errors);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
 /* It is for hmm_migrate_range() alone. */
 TEST_F_TIMEOUT(range, cancel_of_three_calls, TIMEOUT)
 {
@@ -844,6 +993,16 @@ FIXTURE_TEARDOWN(engine)
 	close(self->fd);
 }
 
+/* The number of DMA mappings of all drivers, by DMA_API_DEBUG, or -1. */
+#define DMA_DEBUG	"/sys/kernel/debug/dma-api/"
+
+static long dma_mappings(void)
+{
+	long total = read_number(DMA_DEBUG "nr_total_entries");
+
+	return total < 0 ? -1 : total - read_number(DMA_DEBUG "num_free_entries");
+}
+
 /* No two neighbours are neighbours in memory: each page needs its own descriptor. */
 static bool scatter(unsigned char *memory, size_t size)
 {
@@ -939,12 +1098,28 @@ TEST_F_TIMEOUT(engine, no_address, TIMEOUT)
 /* The same when it has no descriptor left for the second one. */
 TEST_F_TIMEOUT(engine, hangs_without_descriptors, TIMEOUT)
 {
+	long before = dma_mappings();
+
 	ASSERT_TRUE(write_number(ENGINE "hang", 1));
 	ASSERT_TRUE(write_number(ENGINE "descriptors", 1));
 	EXPECT_EQ(-ETIMEDOUT, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
 					     self->memory, npages, TEST_HMM_MIGRATE_LARGE |
 					     TEST_HMM_MIGRATE_ENGINE, 0, &self->range));
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	EXPECT_EQ(before, dma_mappings());
+}
+
+/* A chunk of one descriptor, which is the first one and the last one. */
+TEST_F_TIMEOUT(engine, only_descriptor_fails, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+
+	ASSERT_TRUE(write_number(ENGINE "fail_nth", 1));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, small, 1,
+				    TEST_HMM_MIGRATE_ENGINE, 0, &self->range));
+	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+	EXPECT_EQ(1, pages_at(self->fd, small, 1, TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
 
@@ -958,6 +1133,189 @@ TEST_F_TIMEOUT(engine, slow, TIMEOUT)
 	EXPECT_LT(0, migrate_beside(_metadata, self->fd, self->memory,
 				    TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE,
 				    drop_and_fill, 4, NULL));
+}
+
+/* Each mapping is given back: of a chunk that is copied, and of one that is not. */
+TEST_F_TIMEOUT(engine, mappings_are_given_back, TIMEOUT)
+{
+	const unsigned int flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE;
+	static const int devices[] = { 0, 2 };
+	long before = dma_mappings();
+	unsigned int i;
+
+	if (before < 0)
+		SKIP(return, "no DMA_API_DEBUG");
+	for (i = 0; i < ARRAY_SIZE(devices); i++) {
+		int fd = open_device(devices[i]);
+
+		if (fd < 0)
+			continue;
+		ASSERT_EQ(0, migrate_chunks(fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+					    npages, flags, 65536, &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(before, dma_mappings());
+		ASSERT_EQ(0, migrate_chunks(fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+					    npages, flags, 65536, &self->range));
+		EXPECT_EQ(before, dma_mappings());
+
+		/* Holes: the engine copies a page of zeros to private memory. */
+		ASSERT_EQ(0, madvise(self->memory, SIZE / 2, MADV_DONTNEED));
+		ASSERT_EQ(0, migrate_chunks(fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+					    npages, flags, 65536, &self->range));
+		EXPECT_EQ(before, dma_mappings());
+		EXPECT_EQ(0, nonzero(self->memory, SIZE / 2));
+		EXPECT_EQ(0, wrong_part(self->memory, SIZE / 2, SIZE, 1));
+		fill(self->memory, SIZE, 1);
+		ASSERT_EQ(0, migrate_chunks(fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+					    npages, flags, 65536, &self->range));
+
+		/* The engine reports an error; private memory has no address. */
+		ASSERT_TRUE(write_number(ENGINE "fail_nth", 1));
+		ASSERT_EQ(0, migrate_chunks(fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+					    npages, flags, 65536, &self->range));
+		EXPECT_LT(0, self->range.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
+		EXPECT_EQ(before, dma_mappings());
+		reset_engine();
+		ASSERT_EQ(0, migrate_chunks(fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+					    npages, flags, 65536, &self->range));
+		ASSERT_EQ(0, inject(fd, TEST_HMM_MIGRATE_FAIL_ADDRESS, 2, 1));
+		migrate_chunks(fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory, npages, flags,
+			       65536, &self->range);
+		EXPECT_EQ(before, dma_mappings());
+		disarm(fd);
+		EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+		ASSERT_EQ(0, migrate_chunks(fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+					    npages, flags, 0, &self->range));
+		EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+		close(fd);
+	}
+}
+
+/* One folio, and a migration of it that takes its time. */
+struct slow_migration {
+	pthread_t thread;
+	int fd;
+	int ret;
+	unsigned long request;
+	struct test_hmm_migrate_range range;
+};
+
+static void *migrate_slowly(void *data)
+{
+	struct slow_migration *slow = data;
+
+	slow->ret = device_ioctl(slow->fd, slow->request, &slow->range);
+	return NULL;
+}
+
+/* Time enough for another thread, in nanoseconds. */
+#define VERY_SLOWLY	300000000
+
+/*
+ * Start to migrate a folio, and discard its second half while that is copied. The rest
+ * is what is there in the end, with its contents.
+ */
+static void discard_half_meanwhile(struct __test_metadata *_metadata,
+				   struct slow_migration *slow, unsigned char *memory,
+				   unsigned long pages)
+{
+	const unsigned long half = pages / 2;
+	int tries;
+
+	slow->range.size = sizeof(slow->range);
+	slow->range.flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE;
+	slow->range.addr = (uintptr_t)memory;
+	slow->range.length = pages * page_size;
+	ASSERT_TRUE(write_number(ENGINE "latency_ns", VERY_SLOWLY));
+	ASSERT_EQ(0, pthread_create(&slow->thread, NULL, migrate_slowly, slow));
+	for (tries = 0; tries < 1000; tries++) {
+		if (pages_at(slow->fd, memory, pages, TEST_HMM_MIGRATE_MIGRATING) ==
+		    (long)pages)
+			break;
+		usleep(100);
+	}
+	EXPECT_GT(1000, tries);
+	EXPECT_EQ(0, madvise(memory + half * page_size, half * page_size, MADV_DONTNEED));
+	pthread_join(slow->thread, NULL);
+	EXPECT_EQ(0, slow->ret);
+	reset_engine();
+	EXPECT_EQ(half, pages_at(slow->fd, memory + half * page_size, half,
+				 TEST_HMM_MIGRATE_NONE));
+	EXPECT_EQ(0, wrong(memory, half * page_size, 1));
+	EXPECT_EQ(0, nonzero(memory + half * page_size, half * page_size));
+}
+
+/* One that the policy allows, in memory that is aligned to its size. */
+static bool make_large_folio(int fd, unsigned char *memory, unsigned int order)
+{
+	size_t size = page_size << order;
+	struct test_hmm_migrate_page page;
+	int tries;
+
+	for (tries = 0; tries < 10; tries++) {
+		if (mmap(memory, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != memory ||
+		    madvise(memory, size, MADV_HUGEPAGE))
+			return false;
+		fill(memory, size, 1);
+		if (!snapshot(fd, memory, 1, &page) && page.folio_order == order)
+			return true;
+		write_number("/proc/sys/vm/compact_memory", 1);
+	}
+	return false;
+}
+
+/*
+ * The folio is mapped in part afterwards. The rmap does not notice, because a zap of
+ * migration entries removes no mapping. So the migration has to queue the folio to be
+ * split, or else the unmapped half is lost until the rest is unmapped.
+ */
+TEST_F_TIMEOUT(engine, partly_discarded, TIMEOUT)
+{
+	static const unsigned int orders[] = { 4, TEST_HMM_MIGRATE_MAX_ORDER };
+	bool have_node = !access("/sys/devices/system/node/node1", F_OK);
+	struct policy policy = {};
+	unsigned int i, way;
+	char stat[128];
+
+	for (i = 0; i < ARRAY_SIZE(orders); i++) {
+		const unsigned long pages = 1UL << orders[i];
+
+		if (!set_policy(&policy, orders[i], "madvise"))
+			continue;
+		size_path(orders[i], "stats/split_deferred", stat, sizeof(stat));
+		/* To another node; to the device, and that fails; from the device. */
+		for (way = have_node ? 0 : 1; way < 3; way++) {
+			struct slow_migration slow = {
+				.fd = self->fd,
+				.request = TEST_HMM_MIGRATE_TO_NODE,
+			};
+			long before;
+
+			ASSERT_TRUE(make_large_folio(self->fd, self->memory, orders[i]));
+			if (way == 0) {
+				slow.range.node = 1;
+			} else if (way == 1) {
+				slow.request = TEST_HMM_MIGRATE_TO_DEVICE;
+				ASSERT_TRUE(write_number(ENGINE "fail_nth", 1));
+			} else {
+				slow.request = TEST_HMM_MIGRATE_TO_SYSTEM;
+				ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+							    self->memory, pages,
+							    TEST_HMM_MIGRATE_LARGE, 0,
+							    &self->range));
+				ASSERT_EQ(pages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+			}
+			before = read_number(stat);
+			ASSERT_LE(0, before);
+			discard_half_meanwhile(_metadata, &slow, self->memory, pages);
+			EXPECT_EQ(before + 1, read_number(stat)) {
+				TH_LOG("order %u, way %u", orders[i], way);
+			}
+		}
+		restore_policy(&policy);
+		policy = (struct policy){};
+	}
 }
 
 /* Ordinary memory of another node */
