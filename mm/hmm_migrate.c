@@ -858,6 +858,8 @@ static bool again_is_held(struct mm_struct *mm, unsigned long addr,
 	index = fw.page ? folio_page_idx(folio, fw.page) :
 			  (addr & (folio_size(folio) - 1)) >> PAGE_SHIFT;
 	*next = addr + (folio_nr_pages(folio) - index) * PAGE_SIZE;
+	/* folio_walk_start() says nothing to sparse. */
+	__acquire(fw.ptl);
 	folio_walk_end(&fw, vma);
 	return held;
 }

@@ -396,6 +396,7 @@ static void test_collect_leaves_files_alone(struct kunit *test)
 		.flags = MIGRATE_VMA_SELECT_SYSTEM,
 	};
 	KUNIT_ASSERT_EQ(test, 0, get_user(word, test_word(&range, 0)));
+	KUNIT_EXPECT_EQ(test, word, 0);
 	mmap_read_lock(current->mm);
 	range.migrate.vma = vma_lookup(current->mm, addr);
 	page = test_page(&range, 0);

@@ -1290,8 +1290,9 @@ TEST_F_TIMEOUT(whole, taken_by_a_device, TIMEOUT)
 
 /*
  * A lock that is held for a moment does not keep a huge page from moving whole by
- * hmm_migrate_range(). With the three calls it stays, whole. Whether the migration meets the lock and outlasts it is a
- * matter of luck on a slow machine: one of many tries has to.
+ * hmm_migrate_range(). With the three calls it stays, whole. Whether the migration meets
+ * the lock and outlasts it is a matter of luck on a slow machine: one of many tries has
+ * to.
  */
 TEST_F_TIMEOUT(whole, locked_for_a_moment, TIMEOUT)
 {
