@@ -21,10 +21,10 @@
  *   the page tables where collect found them. When somebody waits for it, the
  *   pipeline is emptied and the lock dropped. Then the vmas may be others.
  */
-#include <linux/delay.h>
 #include <linux/export.h>
 #include <linux/highmem.h>
 #include <linux/hmm_migrate.h>
+#include <linux/hrtimer.h>
 #include <linux/kthread.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
@@ -845,8 +845,8 @@ static bool again_is_held(struct mm_struct *mm, unsigned long addr,
 {
 	struct vm_area_struct *vma = vma_lookup(mm, addr);
 	struct folio_walk fw;
+	unsigned long nr_pages, index;
 	struct folio *folio;
-	unsigned long index;
 	bool held;
 
 	*next = addr + PAGE_SIZE;
@@ -854,17 +854,24 @@ static bool again_is_held(struct mm_struct *mm, unsigned long addr,
 	if (!folio)
 		return false;
 	held = folio_test_locked(folio) || folio_test_writeback(folio);
-	/* A migration entry does not tell the page, but mostly lies as a fault's does. */
+	/*
+	 * A migration entry does not tell the page, but mostly lies as a fault's does.
+	 * And its folio may be split just now: ask for its size once.
+	 */
+	nr_pages = folio_nr_pages(folio);
 	index = fw.page ? folio_page_idx(folio, fw.page) :
-			  (addr & (folio_size(folio) - 1)) >> PAGE_SHIFT;
-	*next = addr + (folio_nr_pages(folio) - index) * PAGE_SIZE;
+			  (addr >> PAGE_SHIFT) & (nr_pages - 1);
+	*next = addr + (nr_pages - index) * PAGE_SIZE;
 	/* folio_walk_start() says nothing to sparse. */
 	__acquire(fw.ptl);
 	folio_walk_end(&fw, vma);
 	return held;
 }
 
-/* Returns in @held whether the folio at @addr is, and in @end how far that goes. */
+/*
+ * Returns in @held whether the folio at @addr is, and in @end how far that goes, or how
+ * far it was looked.
+ */
 static int again_stretch(struct mm_struct *mm, unsigned long addr,
 			 unsigned long *end, bool *held)
 {
@@ -873,7 +880,9 @@ static int again_stretch(struct mm_struct *mm, unsigned long addr,
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	*held = again_is_held(mm, addr, end);
-	while (*end < last && again_is_held(mm, *end, &next) == *held) {
+	while (*end < last && !mmap_lock_is_contended(mm) &&
+	       !fatal_signal_pending(current) &&
+	       again_is_held(mm, *end, &next) == *held) {
 		*end = next;
 		cond_resched();
 	}
@@ -916,9 +925,12 @@ static int again_wait(struct pipeline *pipeline, unsigned int pass)
 {
 	unsigned long usecs = pass < HMM_MIGRATE_PASSES ? 4UL << pass :
 							  HMM_MIGRATE_POLL;
+	ktime_t timeout = us_to_ktime(usecs);
 	u64 then = ktime_get_ns();
 
-	usleep_range_state(usecs, 2 * usecs, TASK_KILLABLE);
+	/* usleep_range_state() would not end for a signal, but spin. */
+	set_current_state(TASK_KILLABLE);
+	schedule_hrtimeout_range(&timeout, usecs * NSEC_PER_USEC, HRTIMER_MODE_REL);
 	if (pass >= HMM_MIGRATE_PASSES)
 		pipeline->waited += ktime_get_ns() - then;
 	return pipeline_must_stop(pipeline);

@@ -22,13 +22,14 @@
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/scatterlist.h>
+#include <linux/sched/signal.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 
 /* An engine that takes longer for a chunk is taken for dead. */
 #define DMA_COPY_TIMEOUT	(30 * HZ)
 
-/* How long to wait for others' bounce buffers, if not even a page can be mapped. */
+/* How long a chunk waits for others' bounce buffers, if not even a page can be mapped. */
 #define DMA_COPY_MAP_TIMEOUT	HZ
 
 /* How often it is asked whether it has descriptors again, in microseconds. */
@@ -61,6 +62,7 @@ struct dma_side {
  * @error: what came of it
  * @submitted: the engine has, or had, a descriptor of it
  * @pieces: it is to be copied in pieces
+ * @deadline: then, until when to wait for bounce buffers, in jiffies
  * @to: the next descriptor, which is not submitted yet
  * @from: where it copies from
  * @length: how many bytes; 0 if there is none
@@ -74,6 +76,7 @@ struct dma_copy {
 	int error;
 	bool submitted;
 	bool pieces;
+	unsigned long deadline;
 	dma_addr_t to;
 	dma_addr_t from;
 	size_t length;
@@ -433,8 +436,8 @@ static void piece_unmap(struct hmm_migrate_chunk *chunk, struct page *page,
 }
 
 /* One descriptor, to its end. */
-static int piece_run(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
-		     dma_addr_t to, dma_addr_t from, size_t length)
+static int piece_submit(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
+			dma_addr_t to, dma_addr_t from, size_t length)
 {
 	struct dma_chan *chan = chunk->migrate->dma_chan;
 	int ret;
@@ -451,6 +454,20 @@ static int piece_run(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
 		ret = -ETIMEDOUT;
 	}
 	engine_terminate(chunk->migrate);
+	return ret;
+}
+
+/* A descriptor may have less than a page. */
+static int piece_run(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
+		     dma_addr_t to, dma_addr_t from, size_t length)
+{
+	size_t done, now;
+	int ret = 0;
+
+	for (done = 0; !ret && done < length; done += now) {
+		now = min(length - done, copy->max);
+		ret = piece_submit(chunk, copy, to + done, from + done, now);
+	}
 	return ret;
 }
 
@@ -477,7 +494,6 @@ static int copy_piece(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
 static int copy_page_somehow(struct hmm_migrate_chunk *chunk, struct dma_copy *copy,
 			     struct page *dst, struct page *src)
 {
-	unsigned long deadline = jiffies + DMA_COPY_MAP_TIMEOUT;
 	int ret;
 
 	if (page_is_mappable(src) && page_is_mappable(dst))
@@ -485,7 +501,8 @@ static int copy_page_somehow(struct hmm_migrate_chunk *chunk, struct dma_copy *c
 	do {
 		usleep_range(DMA_COPY_POLL, 2 * DMA_COPY_POLL);
 		ret = copy_piece(chunk, copy, dst, src, 1);
-	} while (ret == -ENOMEM && time_before(jiffies, deadline));
+	} while (ret == -ENOMEM && time_before(jiffies, copy->deadline) &&
+		 !fatal_signal_pending(current));
 	return ret;
 }
 
@@ -529,6 +546,7 @@ static int copy_in_pieces(struct hmm_migrate_chunk *chunk, struct dma_copy *copy
 	unsigned long max = clamp(size, PAGE_SIZE, (size_t)SZ_1M) >> PAGE_SHIFT, i;
 	int ret;
 
+	copy->deadline = jiffies + DMA_COPY_MAP_TIMEOUT;
 	for (i = 0; i < chunk->nr_segments; i++) {
 		if (chunk->migrate->engine_stopped)
 			return -ETIMEDOUT;
@@ -685,7 +703,7 @@ EXPORT_SYMBOL_GPL(hmm_migrate_dma_copy);
  * Context: sleeps.
  * Return: 0, -EIO if the engine reports an error, or -ETIMEDOUT if it reports
  * nothing for half a minute: then what it has is terminated, and the call ends. -ENOMEM
- * if not one page can be mapped for a second, and the CPU cannot reach it.
+ * if the chunk has waited for a second to map a page that the CPU cannot reach.
  */
 int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 {
@@ -693,8 +711,11 @@ int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 	struct dma_copy *copy = chunk->private;
 	int ret;
 
-	if (copy->pieces)
-		return copy_in_pieces(chunk, copy);
+	if (copy->pieces) {
+		ret = copy_in_pieces(chunk, copy);
+		copy_end(chunk, copy);
+		return ret;
+	}
 	if (!migrate->engine_stopped &&
 	    !wait_for_completion_io_timeout(&copy->done, DMA_COPY_TIMEOUT))
 		engine_terminate(migrate);
