@@ -925,7 +925,7 @@ static int again_wait(struct pipeline *pipeline, unsigned int pass)
 {
 	unsigned long usecs = pass < HMM_MIGRATE_PASSES ? 4UL << pass :
 							  HMM_MIGRATE_POLL;
-	ktime_t timeout = us_to_ktime(usecs);
+	ktime_t timeout = ns_to_ktime(usecs * NSEC_PER_USEC);
 	u64 then = ktime_get_ns();
 
 	/* usleep_range_state() would not end for a signal, but spin. */
