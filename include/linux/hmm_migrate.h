@@ -234,8 +234,8 @@ struct hmm_migrate {
 #define HMM_MIGRATE_CHUNK_SIZE		max(2UL << 20, PMD_SIZE)
 
 /*
- * Two chunks are off the LRU and out of everybody's reach at a time. Where it was
- * measured, larger ones gain nothing.
+ * Up to two chunks are off the LRU at a time, where neither reclaim nor compaction
+ * reaches them. The benchmark measures chunks up to this size.
  */
 #define HMM_MIGRATE_MAX_CHUNK_SIZE	max(64UL << 20, PMD_SIZE)
 

@@ -128,8 +128,8 @@ int migrate_stage_setup(struct migrate_vma *args,
  * one unit, too: it has MIGRATE_PFN_COMPOUND and no folio. Smaller holes have a slot
  * for each page, and a folio in dst[] may fill as many of them as it has pages, if
  * these slots are all holes, dst[] has nothing else for them, the address of the
- * first is a multiple of the folio's size, and MADV_NOHUGEPAGE or prctl() have not
- * forbidden large folios there. The other slots in src[] are 0 then.
+ * first is a multiple of the folio's size, and a page fault might use that order there,
+ * see migrate_hole_orders(). The other slots in src[] are 0 then.
  *
  * Without a flag, and at the edges of the range, large folios are split in the
  * setup, and so are those that are mapped in part or in several pieces. What cannot
