@@ -6,12 +6,14 @@
  *
  * bench trips          each folio size, with and without copying the contents
  * bench ranges         4 KiB pages, ranges of 2 MiB to 512 MiB
+ * bench range-faults   hmm_range_fault() of memory that is mapped
  * bench pipeline       64 MiB by an engine that takes its time, against the parts
  * bench profile SIZE   a trip of 2 MiB, while somebody else counts what runs
  * bench shootdowns     TLB shootdowns while other threads of the process run
  */
 #include <dirent.h>
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -35,6 +37,7 @@
 #define TRIP_LENGTH	(16 * MIB)
 #define TRIPS		2
 #define SHOOTDOWN_TRIPS	4
+#define RANGE_FAULT_TRIES	5
 #define PIPELINE_LENGTH	(64 * MIB)
 #define PIPELINE_CHUNK	(2 * MIB)
 #define BUSY		3
@@ -327,6 +330,78 @@ static void do_ranges(void)
 	set_folio_order(0);
 	for (mib = 2; mib <= 512; mib *= 4)
 		do_range(mib * MIB);
+}
+
+static const struct request {
+	const char *name;
+	unsigned int flags;
+} requests[] = {
+	{ "fault", HMM_MIGRATE_BENCH_REQ_FAULT },
+	{ "snapshot", 0 },
+	{ "fault-order", HMM_MIGRATE_BENCH_REQ_FAULT | HMM_MIGRATE_BENCH_FOLIO_ORDER },
+	{ "snapshot-order", HMM_MIGRATE_BENCH_FOLIO_ORDER },
+};
+
+/* Returns false when this kernel does not know the request. */
+static bool range_fault(unsigned char *memory, unsigned int flags,
+			struct hmm_migrate_bench_range_fault *fault)
+{
+	memset(fault, 0, sizeof(*fault));
+	fault->addr = (uintptr_t)memory;
+	fault->length = TRIP_LENGTH;
+	fault->chunk = HUGE;
+	fault->flags = flags;
+	if (!ioctl(device, HMM_MIGRATE_BENCH_RANGE_FAULT, fault))
+		return true;
+	if (errno != EOPNOTSUPP)
+		err(1, "hmm_range_fault() failed");
+	return false;
+}
+
+static void do_range_fault(const char *name, unsigned char *memory,
+			   const struct request *request)
+{
+	struct hmm_migrate_bench_range_fault fault;
+	unsigned int nr;
+
+	for (nr = 1; nr <= RANGE_FAULT_TRIES; nr++) {
+		if (!range_fault(memory, request->flags, &fault))
+			return;
+		printf("{\"what\":\"range-fault\",\"case\":\"%s\",\"trip\":%u",
+		       name, nr);
+		printf(",\"direction\":\"%s\",\"asked\":%llu,\"calls\":%llu",
+		       request->name, fault.length / PAGE, fault.calls);
+		printf(",\"clock\":%llu,\"time\":%llu", fault.clock, fault.time);
+		print_orders("pages", fault.pages);
+		printf("}\n");
+	}
+}
+
+static void do_range_faults_kind(const struct kind *kind)
+{
+	struct orders orders;
+	unsigned char *memory;
+	unsigned int i;
+
+	memory = map_aligned(TRIP_LENGTH);
+	set_folio_order(kind->order);
+	touch(memory, TRIP_LENGTH);
+	set_folio_order(0);
+	count_orders(memory, TRIP_LENGTH, &orders);
+	if (!only_order(&orders, kind->order, TRIP_LENGTH))
+		errx(1, "%s: the memory is not made of such folios", kind->name);
+	for (i = 0; i < ARRAY_SIZE(requests); i++)
+		do_range_fault(kind->name, memory, &requests[i]);
+	munmap(memory, TRIP_LENGTH);
+}
+
+static void do_range_faults(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (kinds[i].order == 0 || kinds[i].order == 4 || kinds[i].order == 9)
+			do_range_faults_kind(&kinds[i]);
 }
 
 /* One thing whose time is taken by the pipeline's ioctl. */
@@ -653,6 +728,8 @@ int main(int argc, char **argv)
 		do_trips();
 	else if (!strcmp(what, "ranges"))
 		do_ranges();
+	else if (!strcmp(what, "range-faults"))
+		do_range_faults();
 	else if (!strcmp(what, "pipeline"))
 		do_pipeline();
 	else if (!strcmp(what, "profile") && argc == 3)
@@ -660,6 +737,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "shootdowns"))
 		do_shootdowns();
 	else
-		errx(2, "usage: bench trips | ranges | pipeline | shootdowns | profile SIZE");
+		errx(2, "usage: bench trips | ranges | range-faults | pipeline | %s",
+		     "shootdowns | profile SIZE");
 	return 0;
 }

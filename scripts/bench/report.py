@@ -7,7 +7,6 @@ a measurement is missing."""
 import json
 import sys
 
-KERNELS = ('stock', 'series')
 STAGES = ('setup', 'pages', 'finalize')
 DIRECTIONS = ('out', 'back')
 SIZES = ('4k', '16k', '64k', '1m', '2m')
@@ -16,6 +15,9 @@ CURVES = ('4k', '4k-scattered', '64k', '2m')
 PIPELINE = CURVES + tuple(f'{size}-{to}' for to in ('coherent', 'node') for size in ('4k', '64k', '2m'))
 PIPELINE_MIB, CHUNK_KIB = 64, 2048
 CHUNKS = tuple(1 << n for n in range(6, 17))
+REQUESTS = ('fault', 'snapshot')
+# The order that hmm_range_fault() reports without HMM_RANGE_FOLIO_ORDER, and with it.
+MAPPED = {'4k': ('0', '0'), '64k': ('0', '4'), '2m': ('9', '9')}
 TOLERANCE = 0.10
 
 # Row of the table: the folio size and which trip it is. A second trip, since
@@ -58,10 +60,10 @@ class Figures:
 
 
 class Kernel:
-    """The measurements of one kernel."""
+    """The measurements of one kernel, and the kernel that ratios are over."""
 
-    def __init__(self, name, results):
-        self.name, self.release, self.by_key = name, None, {}
+    def __init__(self, name, results, base=None):
+        self.name, self.release, self.by_key, self.base = name, None, {}, base
         for r in results:
             if r['what'] == 'kernel':
                 self.release = r['release']
@@ -85,6 +87,14 @@ class Kernel:
                 return r
         return sorted(trips, key=lambda r: r['sent'])[len(trips) // 2] if trips else None
 
+    def range_fault(self, size, request):
+        """The cheapest of the tries, as the timer's interrupt falls into some, or one that was not reported right."""
+        tries = [r for k, r in self.by_key.items() if k[0] == 'range-fault' and k[1] == size and k[3] == request]
+        for r in tries:
+            if not reported(r):
+                return r
+        return min(tries, key=fault_per_page, default=None)
+
     def missing(self):
         if not self.release:
             yield 'the kernel version'
@@ -99,6 +109,10 @@ class Kernel:
             for size in SIZES:
                 if not self.shootdowns(size, direction):
                     yield f'shootdowns {size} {direction}'
+        for size in MAPPED:
+            for request in REQUESTS + (tuple(f'{r}-order' for r in REQUESTS) if self.base else ()):
+                if not reported(self.range_fault(size, request)):
+                    yield f'hmm_range_fault() of {size}, {request}'
         if self.name == 'series':
             for size in PIPELINE:
                 for what in ('cpu', 'engine', 'serial', 'range'):
@@ -131,6 +145,21 @@ def partly(r):
     return 'not measured' if r is None else f"{r['moved']:,} of {r['asked']:,} pages"
 
 
+def reported(r):
+    return r is not None and r['pages'] == {MAPPED[r['case']][r['direction'].endswith('-order')]: r['asked']}
+
+
+def fault_per_page(r):
+    return (r['time'] - r['calls'] * r['clock']) / r['asked']
+
+
+def misreported(r):
+    if r is None:
+        return 'not measured'
+    found = ', '.join(f'{n:,} of order {o}' for o, n in r['pages'].items())
+    return f"reported of {r['asked']:,} pages: {found or 'none'}"
+
+
 def flatness(kernel, direction):
     ranges = [kernel.range(mib, direction) for mib in RANGES]
     if not all(whole(r) for r in ranges):
@@ -144,6 +173,12 @@ def value_of(kernel, case, direction):
     if case == 'flat':
         value = flatness(kernel, direction)
         return value, None if value else 'not all pages migrate'
+    if case.startswith('range-fault-'):
+        found = [k.range_fault(case.removeprefix('range-fault-'), direction) for k in (kernel, kernel.base)]
+        for r in found:
+            if not reported(r):
+                return None, misreported(r)
+        return fault_per_page(found[0]) / fault_per_page(found[1]), None
     if case.startswith('pipeline-'):
         times = [kernel.chunk(case.removeprefix('pipeline-'), CHUNK_KIB, what) for what in ('range', 'engine', 'cpu')]
         return (times[0] / max(times[1:]), None) if all(times) else (None, 'not measured')
@@ -275,6 +310,22 @@ def print_shootdowns(figures, stock, series):
     print_table(['case', 'direction', 'stock', 'series', 'must', 'aim', 'verdict'], rows)
 
 
+def print_range_faults(figures, stock, series):
+    rows = []
+    for size in MAPPED:
+        for request in REQUESTS:
+            found = [stock.range_fault(size, request), series.range_fault(size, request),
+                     series.range_fault(size, f'{request}-order')]
+            cells = [f'{fault_per_page(r):.1f}' if reported(r) else misreported(r) for r in found]
+            ratio, _ = value_of(series, f'range-fault-{size}', request)
+            cells.insert(2, '-' if ratio is None else f'{100 * (ratio - 1):+.1f} %')
+            rows.append([size, request] + cells + must_cells(figures, series, f'range-fault-{size}', request))
+    print('Instructions of hmm_range_fault() per 4 KiB page that is mapped, 2 MiB a call; '
+          'the must is series over stock\n')
+    print_table(['case', 'request', 'stock', 'series', 'deviation', 'with HMM_RANGE_FOLIO_ORDER', 'must', 'aim',
+                 'verdict'], rows)
+
+
 def milliseconds(ns):
     return '-' if ns is None else f'{ns / 1e6:.2f}'
 
@@ -364,13 +415,15 @@ def main():
     figures = Figures(sys.argv[1])
     with open(sys.argv[2], encoding='utf-8') as file:
         results = json.load(file)
-    stock, series = (Kernel(name, results.get(name, [])) for name in KERNELS)
+    stock = Kernel('stock', results.get('stock', []))
+    series = Kernel('series', results.get('series', []), stock)
 
     print_trips(figures, stock, series)
     print_orders(stock, series)
     print_copies(stock, series)
     print_ranges(figures, stock, series)
     print_shootdowns(figures, stock, series)
+    print_range_faults(figures, stock, series)
     print_pipeline(figures, series)
 
     failures = [f'{kernel.name}: {what} was not measured' for kernel in (stock, series) for what in kernel.missing()]

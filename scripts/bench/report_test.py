@@ -22,6 +22,13 @@ def trip(what, case, number, direction, copied, pages, cost):
             'from': folios, 'to': folios, 'before': folios, 'after': folios}
 
 
+def range_faults(cost, suffix=''):
+    return [{'what': 'range-fault', 'case': case, 'trip': 2, 'direction': request + suffix, 'asked': 4096, 'calls': 8,
+             'clock': 40, 'time': cost * 4096 + 8 * 40,
+             'pages': {ORDERS[case] if suffix or case == '2m' else '0': 4096}}
+            for case in ('4k', '64k', '2m') for request in ('fault', 'snapshot')]
+
+
 def kernel(cost):
     found = [{'what': 'kernel', 'release': '6.12.117'}]
     for direction in 'out', 'back':
@@ -32,7 +39,7 @@ def kernel(cost):
                               'sent': 1, 'received': 3, 'asked': 512, 'moved': 512})
         for mib in '2', '8', '32', '128', '512':
             found += [trip('range', mib, number, direction, False, int(mib) * 256, cost) for number in (1, 2)]
-    return found
+    return found + range_faults(100)
 
 
 def pipeline():
@@ -49,7 +56,7 @@ def pipeline():
     return found
 
 
-GOOD = {'stock': kernel(2000), 'series': kernel(40) + pipeline()}
+GOOD = {'stock': kernel(2000), 'series': kernel(40) + range_faults(200, '-order') + pipeline()}
 MUSTS = open(f'{HERE}/figures', encoding='utf-8').read()
 
 
@@ -170,6 +177,58 @@ class Report(unittest.TestCase):
         for r in self.pick('series', what='chunk', case='64k', direction='cpu'):
             r['time'] = 4100000
         code, output = run(self.results, only_done('5'))
+        self.assertEqual(code, 0, output)
+
+    def test_range_fault_within_two_percent(self):
+        for r in self.pick('series', what='range-fault', direction='fault'):
+            r['time'] += 2 * 4096
+        code, output = run(self.results, only_done('4'))
+        self.assertEqual(code, 0, output)
+        self.assertIn('+2.0 %', output)
+
+    def test_range_fault_dearer(self):
+        for case in '4k', '64k', '2m':
+            for request in 'fault', 'snapshot':
+                self.results = copy.deepcopy(GOOD)
+                self.pick('series', what='range-fault', case=case, direction=request)[0]['time'] += 3 * 4096
+                self.fails(only_done('4'), f'range-fault-{case} {request}: 1.03')
+
+    def test_range_fault_is_held_against_the_same_run(self):
+        for r in self.pick('stock', what='range-fault', case='64k'):
+            r['time'] -= 3 * 4096
+        self.fails(only_done('4'), 'range-fault-64k snapshot: 1.03')
+
+    def test_range_fault_with_the_flag_has_no_must(self):
+        for r in self.pick('series', what='range-fault', direction='fault-order'):
+            r['time'] *= 10
+        code, output = run(self.results, only_done('4'))
+        self.assertEqual(code, 0, output)
+
+    def test_range_fault_of_a_part(self):
+        for name in 'stock', 'series':
+            self.results = copy.deepcopy(GOOD)
+            self.pick(name, what='range-fault', case='4k', direction='fault')[0]['pages'] = {'0': 4095}
+            self.fails(only_done('4'), 'reported of 4,096 pages: 4,095 of order 0')
+
+    def test_range_fault_of_nothing_is_no_fast_time(self):
+        for r in self.pick('series', what='range-fault', case='2m', direction='snapshot'):
+            r.update(time=400, pages={})
+        self.fails(only_done('4'), 'reported of 4,096 pages: none')
+
+    def test_range_fault_reports_orders_unasked(self):
+        for r in self.pick('series', what='range-fault', case='64k', direction='fault'):
+            r['pages'] = {'4': 4096}
+        self.fails(only_done('4'), 'reported of 4,096 pages: 4,096 of order 4')
+
+    def test_range_fault_with_the_flag_reports_no_orders(self):
+        for r in self.pick('series', what='range-fault', case='64k', direction='snapshot-order'):
+            r['pages'] = {'0': 4096}
+        self.fails(only_done('none'), 'series: hmm_range_fault() of 64k, snapshot-order was not measured')
+
+    def test_range_fault_takes_the_cheapest_try(self):
+        for r in self.pick('series', what='range-fault', case='2m', direction='fault'):
+            self.results['series'].append({**r, 'trip': 3, 'time': r['time'] * 2})
+        code, output = run(self.results, only_done('4'))
         self.assertEqual(code, 0, output)
 
     def test_stock_off(self):

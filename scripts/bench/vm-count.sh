@@ -11,4 +11,5 @@ insmod /hmm_migrate_bench.ko size_mb=128
 rmmod hmm_migrate_bench
 insmod /hmm_migrate_bench.ko size_mb=512 contents=0
 /bench ranges
+/bench range-faults
 rmmod hmm_migrate_bench

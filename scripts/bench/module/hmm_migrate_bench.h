@@ -93,6 +93,35 @@ struct hmm_migrate_bench_pipeline {
 	__u64 step[7];
 };
 
+/* Request HMM_PFN_REQ_FAULT; without it: what is there is reported. */
+#define HMM_MIGRATE_BENCH_REQ_FAULT	0x1
+/* Set HMM_RANGE_FOLIO_ORDER; EOPNOTSUPP from a kernel that does not have it. */
+#define HMM_MIGRATE_BENCH_FOLIO_ORDER	0x2
+
+/**
+ * struct hmm_migrate_bench_range_fault - hmm_range_fault() and what it cost
+ * @addr: in: where the range starts; in one vma
+ * @length: in: its length in bytes
+ * @chunk: in: how many bytes each hmm_range_fault() is asked for
+ * @flags: in: HMM_MIGRATE_BENCH_REQ_FAULT, _FOLIO_ORDER
+ * @time: out: ns in hmm_range_fault()
+ * @clock: out: ns that taking the time adds to it, a call
+ * @calls: out: how many hmm_range_fault() it took
+ * @pages: out: valid pages by the order that was reported of them
+ */
+struct hmm_migrate_bench_range_fault {
+	__u64 addr;
+	__u64 length;
+	__u64 chunk;
+	__u64 flags;
+	__u64 time;
+	__u64 clock;
+	__u64 calls;
+	__u64 pages[HMM_MIGRATE_BENCH_ORDERS];
+};
+
+#define HMM_MIGRATE_BENCH_RANGE_FAULT \
+	_IOWR('H', 0xb2, struct hmm_migrate_bench_range_fault)
 #define HMM_MIGRATE_BENCH_PIPELINE \
 	_IOWR('H', 0xb1, struct hmm_migrate_bench_pipeline)
 #define HMM_MIGRATE_BENCH_TRIP	_IOWR('H', 0xb0, struct hmm_migrate_bench_trip)

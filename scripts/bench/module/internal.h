@@ -5,12 +5,15 @@
 
 #include <linux/compiler.h>
 #include <linux/errno.h>
+#include <linux/types.h>
 
 struct page;
 
 extern struct dev_pagemap pgmap;
+extern u64 clock_ns;
 
 struct page *alloc_device(unsigned int order);
+long bench_range_fault(void __user *user);
 
 #ifdef HAS_hmm_migrate
 long bench_pipeline(void __user *user);

@@ -2,7 +2,7 @@
 /*
  * The smallest driver with device-private memory, made to measure what the
  * migrate_vma_*() calls cost and nothing else: no page table of a device, no
- * notifier, an allocator of a few instructions.
+ * notifier while they run, an allocator of a few instructions.
  */
 #include <linux/highmem.h>
 #include <linux/ktime.h>
@@ -51,7 +51,7 @@ struct dev_pagemap pgmap;
 static unsigned long first_pfn;
 static unsigned int nr_pages;
 static void *vram;
-static u64 clock_ns;
+u64 clock_ns;
 
 /*
  * The allocator: pages never used start at @unused; freed folios are in a list
@@ -332,6 +332,8 @@ static long bench_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (cmd == HMM_MIGRATE_BENCH_PIPELINE)
 		return bench_pipeline((void __user *)arg);
+	if (cmd == HMM_MIGRATE_BENCH_RANGE_FAULT)
+		return bench_range_fault((void __user *)arg);
 	if (cmd != HMM_MIGRATE_BENCH_TRIP)
 		return -ENOTTY;
 
@@ -512,5 +514,5 @@ static void __exit bench_exit(void)
 
 module_init(bench_init);
 module_exit(bench_exit);
-MODULE_DESCRIPTION("Measures what migrate_vma_*() cost");
+MODULE_DESCRIPTION("Measures what migrate_vma_*() and hmm_range_fault() cost");
 MODULE_LICENSE("GPL");
