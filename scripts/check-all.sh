@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # The tests that take too long for check.sh: all configurations, all trees that Debian offers,
-# the runs of the kselftest that need another kernel or command line, regress,
+# the run of the kselftest that needs another command line, regress,
 # coverage and the mutants. They take hours; each step is also a target.
 
 . "$(dirname "$0")/check-lib.sh"
@@ -25,8 +25,6 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 	check "the patches apply to Debian's trees, and compile" "$SCRIPTS/trees.sh" || true
 	check 'the newest of them boots and passes KUnit' "$SCRIPTS/trees.sh" --boot || true
 	say '== kselftest'
-	# With cgroup v1's charge moving compiled in.
-	kselftest_run kselftest-regress KSELFTEST_CONFIG=regress
 	# With every DMA by the bounce buffers: what the engine does not sync is lost.
 	kselftest_run kselftest-swiotlb KSELFTEST_APPEND=swiotlb=force \
 		TESTS='engine. .private_engine .coherent_engine'

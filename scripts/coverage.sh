@@ -10,7 +10,7 @@
 . "$(dirname "$0")/lib.sh"
 NAME=coverage
 
-MUST=90
+MUST=97
 OUT=$BUILD/coverage
 DATA=$OUT/data
 # What the figure of the core and its test driver is made of; the rest is what

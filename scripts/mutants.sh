@@ -8,6 +8,7 @@
 #               or 'output: REGEX', which the output has to match
 #   Tests: names of tests, for those that make the kernel or the output say it
 #   Bare: yes, if they are to use the three calls and not hmm_migrate_range()
+#   Config: debug, if only that kernel's checks notice it (default: fast)
 # There can be several Noticed-by: each must. Only the tests that they and Tests
 # name are run, or all if none is named.
 
@@ -15,9 +16,6 @@
 NAME=mutants
 
 need tree kernel vm
-config=${KSELFTEST_CONFIG:-debug}
-"$SCRIPTS/kernel.sh" "$config"
-
 tree=$BUILD/mutants/linux
 mkdir -p "$tree"
 table=$BUILD/mutants/table
@@ -33,27 +31,37 @@ mapfile -t mutants < <(
 [ ${#mutants[@]} -gt 0 ] ||
 	die "scripts/mutants holds no patch: there is nothing to break the code with."
 
-# A copy of the tree with what was built in it, and the times of all files:
-# what the last mutant left is undone, source and object, and nothing else is
-# built again. build/linux itself is never touched.
-fresh()
-{
-	rsync -a --delete --exclude=/.git --exclude='/.bench' --exclude='/.debug' --exclude=/.regress --exclude='/.lint' \
-		--exclude='/.coverage*' --exclude=/.kcsan \
-		"$TREE/" "$tree/"
-	rsync -a --delete "$TREE/.$config/" "$tree/.$config/"
-}
-
 field()
 {
 	sed -n "/^---/q; s/^$1: *//p" "$2"
 }
 
+config_of()
+{
+	local config
+	config=$(field Config "$1" 2>/dev/null)
+	printf '%s' "${config:-fast}"
+}
+
+for config in $(for m in "${mutants[@]}"; do config_of "$m"; echo; done | sort -u); do
+	"$SCRIPTS/kernel.sh" "$config"
+done
+
+# A copy of the tree with what was built in it for configuration $1, and the times of
+# all files: what the last mutant left is undone, source and object, and nothing else
+# is built again. build/linux itself is never touched.
+fresh()
+{
+	rsync -a --delete --exclude='/.[a-z]*' "$TREE/" "$tree/"
+	rsync -a --delete "$TREE/.$1/" "$tree/.$1/"
+}
+
 # Prints by what mutant $1 was noticed, or fails with the reason.
 try()
 {
-	local m=$1 name log by tests=() noticed=()
+	local m=$1 name log config by tests=() noticed=()
 	name=$(basename "$m" .patch)
+	config=$(config_of "$m")
 	log=$LOGS/mutants/$name
 	mkdir -p "$log"
 	[ -e "$m" ] || { echo "there is no scripts/mutants/$name.patch"; return 1; }
@@ -61,7 +69,7 @@ try()
 		echo "its head lacks Mutant: or Noticed-by:"
 		return 1
 	fi
-	fresh
+	fresh "$config"
 	git -C "$tree" --git-dir="$TREE/.git" --work-tree="$tree" apply "$m" 2>"$log/apply.log" ||
 		{ echo "it does not apply to the series any more: see $(rel "$log/apply.log")"; return 1; }
 	kmake "$tree" ".$config" all >"$log/build.log" 2>&1 ||

@@ -38,7 +38,7 @@
  * @fault_page: see there
  * @tally: what is counted
  * @again: only addresses that an earlier pass remembered
- * @to_device: the destination is a device's memory, as far as is known yet
+ * @system_stays: what is the system's memory stays where it is, by what the vma is
  * @holes: holes may be filled, see migrate_hole_orders()
  * @huge_holes: a hole as large as a PMD maps may be filled whole
  * @nr_again: pages that this pass remembered
@@ -52,7 +52,7 @@ struct migrate_collect {
 	struct page *fault_page;
 	struct migrate_tally *tally;
 	bool again;
-	bool to_device;
+	bool system_stays;
 	bool holes;
 	bool huge_holes;
 	unsigned long nr_again;
@@ -443,27 +443,29 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
  * it moves, but not what it takes for a swap entry: after it, the rmap would miss the
  * device entry. ksmd turns a folio into one of its own under the folio lock, so
  * collect_lock_folio() asks again.
- *
- * VM_DROPPABLE memory may never be written to swap. Nobody knows what a device writes,
- * so memory comes back from it dirty.
- *
- * arm64's tags are lost on a device. But memory that is on a device already, however it
- * got there, can come back.
  */
 static __always_inline enum migrate_left
 collect_check_folio(struct migrate_collect *collect, struct folio *folio)
 {
-	unsigned long vm_flags = collect->migrate->vma->vm_flags;
-
-	if (!folio_test_anon(folio))
+	if (!folio_test_anon(folio) || folio_test_ksm(folio))
 		return MIGRATE_LEFT_KIND;
-	if (folio_is_zone_device(folio))
-		return NR_MIGRATE_LEFT;
-	if (folio_test_ksm(folio) || (vm_flags & VM_DROPPABLE))
-		return MIGRATE_LEFT_KIND;
-	if (collect->to_device && (vm_flags & VM_MTE))
+	if (unlikely(collect->system_stays) && !folio_is_zone_device(folio))
 		return MIGRATE_LEFT_KIND;
 	return NR_MIGRATE_LEFT;
+}
+
+/*
+ * Does the system's memory of @vma stay, whatever it is? What is on a device already,
+ * however it got there, can come back.
+ *
+ * VM_DROPPABLE memory may never be written to swap. Nobody knows what a device writes,
+ * so memory comes back from it dirty. And arm64's tags are lost on a device.
+ */
+static bool collect_system_stays(struct vm_area_struct *vma, unsigned int flags)
+{
+	if (vma->vm_flags & VM_DROPPABLE)
+		return true;
+	return (flags & MIGRATE_COLLECT_TO_DEVICE) && (vma->vm_flags & VM_MTE);
 }
 
 /* Has the caller selected @page, which the CPU can address? */
@@ -1128,10 +1130,10 @@ unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 		.migrate = migrate,
 		.fault_page = migrate->fault_page,
 		.tally = tally,
-		.to_device = flags & MIGRATE_COLLECT_TO_DEVICE,
+		.system_stays = collect_system_stays(migrate->vma, flags),
 	};
 
-	if (collect.to_device && (migrate->vma->vm_flags & VM_MTE))
+	if (collect.system_stays)
 		orders = 0;
 	collect.holes = orders;
 	collect.huge_holes = MIGRATE_HUGE_ORDER && collect_takes_huge(migrate) &&

@@ -69,8 +69,10 @@ static __always_inline bool finalize_is_ours(pte_t pte, struct page *page)
  * @dst: the new ones
  * @npages: how many slots both have
  * @call: where isolated folios are counted
- * @nid: the node of the @isolated ones
- * @isolated: how many pages of that node are not isolated any more
+ * @zone: the zone of the last source, as page_zone_id() says
+ * @zone_isolated: the unmap stage has isolated what is of that zone: it is no device's
+ * @nid: the node of that zone
+ * @over: how many pages of that zone had units that are over, and are still to be counted
  * @tally: what is counted
  * @pages: folios to drop our reference to, by their lru: of system memory, and no
  *	longer anybody's
@@ -89,8 +91,10 @@ struct finalize {
 	unsigned long *dst;
 	unsigned long npages;
 	struct migrate_call *call;
+	int zone;
+	bool zone_isolated;
 	int nid;
-	long isolated;
+	long over;
 	struct migrate_tally *tally;
 	struct list_head pages;
 	struct folio_batch batch;
@@ -105,37 +109,44 @@ static bool finalize_is_full(struct finalize *finalize)
 	return finalize->nr + 2 > PAGEVEC_SIZE;
 }
 
-static noinline void finalize_count_isolated(struct finalize *finalize, int nid)
+/* What is over of the last zone is not isolated any more. */
+static void finalize_count_isolated(struct finalize *finalize)
 {
-	if (finalize->isolated)
+	if (finalize->over && finalize->zone_isolated)
 		migrate_count_isolated(finalize->call, finalize->nid,
-				       -finalize->isolated);
-	finalize->nid = nid;
-	finalize->isolated = 0;
+				       -finalize->over);
+	finalize->over = 0;
 }
 
-/* @src, whose unit is over, has been isolated by the unmap stage. */
-static __always_inline void
-finalize_not_isolated(struct finalize *finalize, struct folio *src)
+static noinline void finalize_next_zone(struct finalize *finalize,
+					struct folio *src)
 {
-	if (folio_is_zone_device(src))
-		return;
-	if (unlikely(folio_nid(src) != finalize->nid))
-		finalize_count_isolated(finalize, folio_nid(src));
-	finalize->isolated += folio_nr_pages(src);
+	finalize_count_isolated(finalize);
+	finalize->zone = page_zone_id(&src->page);
+	finalize->zone_isolated = !folio_is_zone_device(src);
+	finalize->nid = folio_nid(src);
+}
+
+/* The unit of @src, which has @nr_pages, is over. Sources mostly are of one zone. */
+static __always_inline void finalize_over(struct finalize *finalize,
+					  struct folio *src, long nr_pages)
+{
+	if (unlikely(page_zone_id(&src->page) != finalize->zone))
+		finalize_next_zone(finalize, src);
+	finalize->over += nr_pages;
 }
 
 /*
  * Unlock a folio and note that our reference goes.
  *
- * The lru of a folio that has migrated is free: it was isolated, and is charged
- * to nobody.
+ * The lru of a source that has migrated is free if it was isolated: it is charged
+ * to nobody. finalize_over() comes before.
  */
 static __always_inline void
 finalize_drop(struct finalize *finalize, struct folio *folio, bool migrated)
 {
 	migrate_folio_unlock(folio, finalize->fault_page);
-	if (migrated && !folio_is_zone_device(folio))
+	if (migrated && finalize->zone_isolated)
 		list_add(&folio->lru, &finalize->pages);
 	else
 		folio_batch_add(&finalize->batch, folio);
@@ -252,7 +263,8 @@ static bool finalize_place_large(struct finalize *finalize,
 	    !finalize_map_large(finalize, unit, dst, addr, ptep))
 		return false;
 
-	finalize_not_isolated(finalize, migrate_unit_folio(unit));
+	finalize_over(finalize, migrate_unit_folio(unit),
+		      migrate_unit_pages(unit));
 	folio_unlock(dst);
 	migrate_passed(finalize->tally, unit->order);
 	finalize_drop(finalize, migrate_unit_folio(unit), true);
@@ -280,7 +292,7 @@ finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
 	if (!finalize_is_ours(pte, unit->page))
 		return false;
 
-	finalize_not_isolated(finalize, src);
+	finalize_over(finalize, src, 1);
 	finalize_add_lru(finalize, folio);
 	finalize_map(finalize, folio, &folio->page, addr, ptep, pte, 1);
 	if (likely(migrated)) {
@@ -457,7 +469,7 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 	if (unit->page) {
 		src = migrate_unit_folio(unit);
 		folio = migrated ? migrate_unit_newfolio(unit) : src;
-		finalize_not_isolated(finalize, src);
+		finalize_over(finalize, src, migrate_unit_pages(unit));
 		if (!finalize_can_place_pmd(finalize, unit) ||
 		    !finalize_place_pmd(finalize, unit, folio)) {
 			if (!folio_is_zone_device(folio))
@@ -520,7 +532,7 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 		.dst = dst,
 		.npages = npages,
 		.call = call,
-		.nid = NUMA_NO_NODE,
+		.zone = -1,
 		.tally = tally,
 	};
 	unsigned long index = 0;
@@ -533,7 +545,7 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 			finalize_put(&finalize);
 		index = finalize_some(&finalize, index);
 	}
-	finalize_count_isolated(&finalize, NUMA_NO_NODE);
+	finalize_count_isolated(&finalize);
 	finalize_put(&finalize);
 }
 

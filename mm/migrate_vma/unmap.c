@@ -66,14 +66,15 @@ static void unmap_lru_lock(struct unmap_lru *lru, struct folio *folio)
  * Like folio_isolate_lru(), but the lock stays for the next folio. The reference
  * that collect took over is the only one that we need.
  */
-static bool unmap_isolate(struct unmap_lru *lru, struct folio *folio)
+static bool unmap_isolate(struct unmap_lru *lru, struct folio *folio,
+			  unsigned long nr_pages)
 {
 	if (!folio_test_clear_lru(folio))
 		return false;
 
 	unmap_lru_lock(lru, folio);
 	lruvec_del_folio_batch(lru->lruvec, folio, &lru->sizes);
-	lru->nr_pages += folio_nr_pages(folio);
+	lru->nr_pages += nr_pages;
 	return true;
 }
 
@@ -102,7 +103,7 @@ static bool unmap_isolate_unit(struct unmap_lru *lru, struct migrate_unit *unit)
 	/* Device memory is on no LRU. */
 	if (folio_is_zone_device(folio)) {
 		unmap_note_device_writes(folio);
-	} else if (!unmap_isolate(lru, folio)) {
+	} else if (!unmap_isolate(lru, folio, migrate_unit_pages(unit))) {
 		*unit->src &= ~MIGRATE_PFN_MIGRATE;
 		return false;
 	}

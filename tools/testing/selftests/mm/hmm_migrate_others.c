@@ -7,14 +7,15 @@
  * every byte of it. Every test ends with all device memory free again.
  *
  * Needs root; for all of the tests also coherent memory, CONFIG_NUMA_BALANCING, a
- * second node with memory, two CPUs, gup_test, userfaultfd, cgroups of version 2, and
- * swap space, which hmm_migrate.sh provides.
+ * second node with memory, two CPUs, gup_test, userfaultfd, cgroups of version 2 and
+ * version 1's for memory, and swap space, which hmm_migrate.sh provides.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
 
 #include <linux/mempolicy.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/uio.h>
 #include <time.h>
 
@@ -75,6 +76,7 @@ FIXTURE(others)
 	void *area;
 	unsigned char *memory;
 	unsigned int order;
+	bool has_cgroups_v1;
 	struct test_hmm_migrate_range range;
 };
 
@@ -146,6 +148,82 @@ static void change_numa_settings(void)
 	}
 }
 
+/* Memory cgroups of version 1 move charges, and only these do. */
+
+#define CGROUP_V1	"/tmp/hmm_migrate_cgroup/"
+#define FROM_CGROUP	CGROUP_V1 "from/"
+#define TO_CGROUP	CGROUP_V1 "to/"
+
+static bool is_memory_in_v2(void)
+{
+	FILE *file = fopen(CGROUPS "cgroup.controllers", "r");
+	char line[256] = "";
+
+	if (!file)
+		return false;
+	if (!fgets(line, sizeof(line), file))
+		line[0] = 0;
+	fclose(file);
+	return strstr(line, "memory");
+}
+
+/*
+ * The controller comes from version 2 when no cgroup has it any more, and one that has
+ * been removed has it for a moment yet.
+ */
+static bool mount_cgroup_v1(void)
+{
+	int control = open(CGROUPS "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
+	bool asked = control >= 0 && write(control, "-memory", 7) == 7;
+	unsigned int tries;
+
+	if (control >= 0)
+		close(control);
+	if (!asked || (mkdir(CGROUP_V1, 0755) && errno != EEXIST))
+		return false;
+	for (tries = 0; tries < 100; tries++) {
+		if (!mount("hmm_migrate", CGROUP_V1, "cgroup", 0, "memory"))
+			return true;
+		if (errno != EBUSY)
+			break;
+		usleep(100000);
+	}
+	rmdir(CGROUP_V1);
+	return false;
+}
+
+/*
+ * The charges of a process go along with it between both, and to the root in the end,
+ * files' too (3): what stays charged to a cgroup that has been removed would keep it.
+ */
+static bool make_cgroups_v1(void)
+{
+	return !mkdir(FROM_CGROUP, 0755) && !mkdir(TO_CGROUP, 0755) &&
+	       write_number(FROM_CGROUP "memory.move_charge_at_immigrate", 1) &&
+	       write_number(TO_CGROUP "memory.move_charge_at_immigrate", 1) &&
+	       write_number(CGROUP_V1 "memory.move_charge_at_immigrate", 3);
+}
+
+/* The controller goes back when version 1 is unmounted and no cgroup is left in it. */
+static void remove_cgroups_v1(struct __test_metadata *_metadata)
+{
+	unsigned int tries;
+
+	EXPECT_TRUE(enter_cgroup(CGROUP_V1));
+	EXPECT_EQ(0, rmdir(FROM_CGROUP));
+	EXPECT_EQ(0, rmdir(TO_CGROUP));
+	EXPECT_EQ(0, umount(CGROUP_V1));
+	for (tries = 0; tries < 100 && !is_memory_in_v2(); tries++) {
+		usleep(100000);
+		/* One that has been removed had it yet when that was looked at. */
+		if (!is_memory_in_v2() &&
+		    !mount("hmm_migrate", CGROUP_V1, "cgroup", 0, "memory"))
+			umount(CGROUP_V1);
+	}
+	EXPECT_TRUE(is_memory_in_v2());
+	EXPECT_EQ(0, rmdir(CGROUP_V1));
+}
+
 FIXTURE_SETUP(others)
 {
 	self->fd = -1;
@@ -173,6 +251,8 @@ FIXTURE_TEARDOWN(others)
 		return;
 	if (self->area)
 		munmap(self->area, 2 * SIZE);
+	if (self->has_cgroups_v1)
+		remove_cgroups_v1(_metadata);
 	EXPECT_EQ(0, device_used(self->fd, 0));
 	close(self->fd);
 }
@@ -384,6 +464,48 @@ TEST_F_TIMEOUT(others, mprotect, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 	fill(self->memory, SIZE, 2);
 	EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, 2));
+}
+
+/*
+ * Of memory cgroups of version 1: the charge of what the CPU can address goes along, and
+ * that of private memory stays, be it mapped by a PMD or by PTEs.
+ */
+TEST_F_TIMEOUT(others, charge_moving, TIMEOUT)
+{
+	const long expected = variant->device >= 2 ? 2 * NPAGES : NPAGES, slack = NPAGES / 2;
+	const char *usage = TO_CGROUP "memory.usage_in_bytes";
+	unsigned char *ordinary;
+	long before, charged;
+
+	if (!is_memory_in_v2() || !mount_cgroup_v1())
+		SKIP(return, "no memory cgroups of version 1");
+	self->has_cgroups_v1 = true;
+	ASSERT_TRUE(make_cgroups_v1());
+	ASSERT_TRUE(enter_cgroup(FROM_CGROUP));
+	ASSERT_TRUE(make_memory(self->memory, variant->huge, 1));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory, NPAGES,
+			     variant->huge ? TEST_HMM_MIGRATE_LARGE : 0, &self->range));
+	ASSERT_EQ(NPAGES, mapped_on_device(self->fd, self->memory, self->order));
+	ordinary = map_pages(NPAGES);
+	ASSERT_NE(MAP_FAILED, (void *)ordinary);
+	fill(ordinary, SIZE, 2);
+
+	before = read_number(usage);
+	ASSERT_TRUE(enter_cgroup(TO_CGROUP));
+	/* The kernel charges in batches, for each CPU. */
+	charged = (read_number(usage) - before) / page_size;
+	EXPECT_GT(slack, labs(charged - expected)) {
+		TH_LOG("the charge of %ld pages went along, and not of %ld", charged, expected);
+	}
+	EXPECT_EQ(NPAGES, mapped_on_device(self->fd, self->memory, self->order));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, 1));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	EXPECT_EQ(0, wrong(ordinary, SIZE, 2));
+	/* Wherever it is charged, it is given back. */
+	ASSERT_EQ(0, munmap(self->memory, SIZE));
+	ASSERT_EQ(0, munmap(ordinary, SIZE));
+	EXPECT_GT(slack, read_number(FROM_CGROUP "memory.usage_in_bytes") / page_size);
+	EXPECT_GT(slack, read_number(usage) / page_size);
 }
 
 /* A large folio in two pieces, with other memory in between. */
