@@ -257,11 +257,12 @@ am()
 }
 
 # static_program TREE O SOURCE OUTPUT: what the kernel's selftests are built
-# with, and -static, since the VM has no libraries.
+# with, and -static, since the VM has no libraries. ccache knows no linking.
 static_program()
 {
 	local tree=$1 o=$2 src=$3 out=$4
-	gcc -static -O2 -Wall -Werror -D_GNU_SOURCE= -I"$tree" -isystem "$tree/$o/usr/include" \
+	ccache gcc -O2 -Wall -Werror -D_GNU_SOURCE= -I"$tree" -isystem "$tree/$o/usr/include" \
 		-isystem "$tree/tools/include/uapi" -I"$tree/tools/testing/selftests" \
-		-I"$tree/tools/testing/selftests/mm" -o "$out" "$src" -lrt -lpthread
+		-I"$tree/tools/testing/selftests/mm" -c -o "$out.o" "$src" &&
+		gcc -static -o "$out" "$out.o" -lrt -lpthread
 }
