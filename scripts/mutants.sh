@@ -49,11 +49,12 @@ done
 
 # A copy of the tree with what was built in it for configuration $1, and the times of
 # all files: what the last mutant left is undone, source and object, and nothing else
-# is built again. build/linux itself is never touched.
+# is built again. Only objtool is built here once, as it knows the paths of its sources.
+# build/linux itself is never touched.
 fresh()
 {
 	rsync -a --delete --exclude='/.[a-z]*' "$TREE/" "$tree/"
-	rsync -a --delete "$TREE/.$1/" "$tree/.$1/"
+	rsync -a --delete --exclude=/tools "$TREE/.$1/" "$tree/.$1/"
 }
 
 # Prints by what mutant $1 was noticed, or fails with the reason.
