@@ -737,15 +737,36 @@ static int pipeline_feed(struct pipeline *pipeline, struct vm_area_struct *vma,
 }
 
 /*
- * The OOM reaper is at the process; or it has ended, and only the caller's reference is
- * left. A process that migrates its own memory has users as long as it is here.
+ * Has a process this address space? References that others have to its users do not
+ * tell: they may be those of other calls.
+ */
+static bool mm_has_process(struct mm_struct *mm)
+{
+	/* See mm_update_next_owner(). */
+#ifdef CONFIG_MEMCG
+	return rcu_access_pointer(mm->owner);
+#else
+	struct task_struct *process;
+
+	guard(rcu)();
+	for_each_process(process)
+		if (!(process->flags & PF_KTHREAD) && process_shares_mm(process, mm))
+			return true;
+	return false;
+#endif
+}
+
+/*
+ * The OOM reaper is at the process, or it has ended. A process that migrates its own
+ * memory is here.
  */
 static bool mm_is_gone(struct mm_struct *mm)
 {
-	bool own = current->mm == mm && !(current->flags & PF_KTHREAD);
-
-	return check_stable_address_space(mm) ||
-	       (!own && atomic_read(&mm->mm_users) == 1);
+	if (check_stable_address_space(mm))
+		return true;
+	if (current->mm == mm && !(current->flags & PF_KTHREAD))
+		return false;
+	return atomic_read(&mm->mm_users) == 1 || !mm_has_process(mm);
 }
 
 /* Why there is to be no other chunk; 0 if there is no reason. */
@@ -983,10 +1004,16 @@ static int pipeline_again(struct pipeline *pipeline)
 	int ret = 0;
 
 	for (pass = 0; !ret && pipeline->locked.nr; pass++) {
+		unsigned long moved = pipeline->migrate->moved;
+		u64 waited = pipeline->waited, then = ktime_get_ns();
+
 		if (pass >= HMM_MIGRATE_PASSES &&
-		    pipeline->waited >= HMM_MIGRATE_MAX_WAIT * NSEC_PER_MSEC)
+		    waited >= HMM_MIGRATE_MAX_WAIT * NSEC_PER_MSEC)
 			break;
 		ret = again_pass(pipeline, pass);
+		/* To look is to wait, too, if it is in vain. */
+		if (pass >= HMM_MIGRATE_PASSES && pipeline->migrate->moved == moved)
+			pipeline->waited = waited + ktime_get_ns() - then;
 	}
 	again_give_up(pipeline, &pipeline->locked, 0);
 	return ret;

@@ -22,6 +22,10 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 	if check 'the debug kernel builds' "$SCRIPTS/kernel.sh" debug; then
 		say '== kselftest'
 		counted kselftest "$LOGS/kselftest/tally" "$SCRIPTS/kselftest.sh" || true
+		# These cannot be beside those of version 2, which others of its tests use.
+		counted 'kselftest with memory cgroups of version 1' "$LOGS/kselftest-v1/tally" \
+			env KSELFTEST_CGROUP_V1=yes KSELFTEST_LOG="$LOGS/kselftest-v1" \
+			TESTS=charge_moving "$SCRIPTS/kselftest.sh" || true
 		say '== torture'
 		check 'nothing is lost when everything happens at once' \
 			env MINUTES=2 SEED=1 KINDS='' LOAD='' TORTURE_CONFIG=debug "$SCRIPTS/torture.sh" || true

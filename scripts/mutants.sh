@@ -8,6 +8,7 @@
 #               or 'output: REGEX', which the output has to match
 #   Tests: names of tests, for those that make the kernel or the output say it
 #   Bare: yes, if they are to use the three calls and not hmm_migrate_range()
+#   Cgroup-v1: yes, if memory cgroups are to be those of version 1
 #   Config: debug, if only that kernel's checks notice it (default: fast)
 # There can be several Noticed-by: each must. Only the tests that they and Tests
 # name are run, or all if none is named.
@@ -81,7 +82,8 @@ try()
 		*)	tests+=("$by") ;;
 		esac
 	done < <(field Noticed-by "$m")
-	if TESTS="${tests[*]} $(field Tests "$m")" KSELFTEST_BARE=$(field Bare "$m") KSELFTEST_TREE=$tree KSELFTEST_LOG=$log KSELFTEST_CONFIG=$config \
+	if TESTS="${tests[*]} $(field Tests "$m")" KSELFTEST_BARE=$(field Bare "$m") \
+	   KSELFTEST_CGROUP_V1=$(field Cgroup-v1 "$m") KSELFTEST_TREE=$tree KSELFTEST_LOG=$log KSELFTEST_CONFIG=$config \
 	   "$SCRIPTS/kselftest.sh" >"$log/kselftest.log" 2>&1; then
 		echo "nothing noticed it: see $(rel "$log/kselftest.log")"
 		return 1

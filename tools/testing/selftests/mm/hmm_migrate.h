@@ -372,7 +372,7 @@ static inline bool clear_references(const char *what)
 
 static inline bool enter_cgroup(const char *path)
 {
-	char procs[128];
+	char procs[256];
 
 	snprintf(procs, sizeof(procs), "%scgroup.procs", path);
 	return write_number(procs, getpid());

@@ -15,7 +15,6 @@
 
 #include <linux/mempolicy.h>
 #include <sched.h>
-#include <sys/mount.h>
 #include <sys/uio.h>
 #include <time.h>
 
@@ -76,7 +75,6 @@ FIXTURE(others)
 	void *area;
 	unsigned char *memory;
 	unsigned int order;
-	bool has_cgroups_v1;
 	struct test_hmm_migrate_range range;
 };
 
@@ -150,78 +148,42 @@ static void change_numa_settings(void)
 
 /* Memory cgroups of version 1 move charges, and only these do. */
 
-#define CGROUP_V1	"/tmp/hmm_migrate_cgroup/"
-#define FROM_CGROUP	CGROUP_V1 "from/"
-#define TO_CGROUP	CGROUP_V1 "to/"
-
-static bool is_memory_in_v2(void)
-{
-	FILE *file = fopen(CGROUPS "cgroup.controllers", "r");
-	char line[256] = "";
-
-	if (!file)
-		return false;
-	if (!fgets(line, sizeof(line), file))
-		line[0] = 0;
-	fclose(file);
-	return strstr(line, "memory");
-}
-
 /*
- * The controller comes from version 2 when no cgroup has it any more, and one that has
- * been removed has it for a moment yet.
+ * Where they are mounted. It is for the system to do so when it boots: what was charged by
+ * version 2 cannot be given back by version 1.
  */
-static bool mount_cgroup_v1(void)
+static bool find_cgroup_v1(char *path, size_t size)
 {
-	int control = open(CGROUPS "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
-	bool asked = control >= 0 && write(control, "-memory", 7) == 7;
-	unsigned int tries;
+	FILE *mounts = fopen("/proc/mounts", "r");
+	char line[512], where[128], type[32], options[256];
+	bool found = false;
 
-	if (control >= 0)
-		close(control);
-	if (!asked || (mkdir(CGROUP_V1, 0755) && errno != EEXIST))
+	if (!mounts)
 		return false;
-	for (tries = 0; tries < 100; tries++) {
-		if (!mount("hmm_migrate", CGROUP_V1, "cgroup", 0, "memory"))
-			return true;
-		if (errno != EBUSY)
-			break;
-		usleep(100000);
+	while (!found && fgets(line, sizeof(line), mounts)) {
+		if (sscanf(line, "%*s %127s %31s %255s", where, type, options) != 3)
+			continue;
+		found = !strcmp(type, "cgroup") && strstr(options, "memory");
 	}
-	rmdir(CGROUP_V1);
-	return false;
+	fclose(mounts);
+	return found && snprintf(path, size, "%s/", where) < (int)size;
 }
 
-/*
- * The charges of a process go along with it between both, and to the root in the end,
- * files' too (3): what stays charged to a cgroup that has been removed would keep it.
- */
-static bool make_cgroups_v1(void)
+/* A cgroup at @path that a process brings the charges of its anonymous memory into. */
+static bool make_cgroup_v1(const char *path)
 {
-	return !mkdir(FROM_CGROUP, 0755) && !mkdir(TO_CGROUP, 0755) &&
-	       write_number(FROM_CGROUP "memory.move_charge_at_immigrate", 1) &&
-	       write_number(TO_CGROUP "memory.move_charge_at_immigrate", 1) &&
-	       write_number(CGROUP_V1 "memory.move_charge_at_immigrate", 3);
+	char name[256];
+
+	snprintf(name, sizeof(name), "%smemory.move_charge_at_immigrate", path);
+	return !mkdir(path, 0755) && write_number(name, 1);
 }
 
-/* The controller goes back when version 1 is unmounted and no cgroup is left in it. */
-static void remove_cgroups_v1(struct __test_metadata *_metadata)
+static long pages_charged(const char *cgroup)
 {
-	unsigned int tries;
+	char name[256];
 
-	EXPECT_TRUE(enter_cgroup(CGROUP_V1));
-	EXPECT_EQ(0, rmdir(FROM_CGROUP));
-	EXPECT_EQ(0, rmdir(TO_CGROUP));
-	EXPECT_EQ(0, umount(CGROUP_V1));
-	for (tries = 0; tries < 100 && !is_memory_in_v2(); tries++) {
-		usleep(100000);
-		/* One that has been removed had it yet when that was looked at. */
-		if (!is_memory_in_v2() &&
-		    !mount("hmm_migrate", CGROUP_V1, "cgroup", 0, "memory"))
-			umount(CGROUP_V1);
-	}
-	EXPECT_TRUE(is_memory_in_v2());
-	EXPECT_EQ(0, rmdir(CGROUP_V1));
+	snprintf(name, sizeof(name), "%smemory.usage_in_bytes", cgroup);
+	return read_number(name) / page_size;
 }
 
 FIXTURE_SETUP(others)
@@ -251,8 +213,6 @@ FIXTURE_TEARDOWN(others)
 		return;
 	if (self->area)
 		munmap(self->area, 2 * SIZE);
-	if (self->has_cgroups_v1)
-		remove_cgroups_v1(_metadata);
 	EXPECT_EQ(0, device_used(self->fd, 0));
 	close(self->fd);
 }
@@ -448,6 +408,28 @@ TEST_F_TIMEOUT(others, madv_free, TIMEOUT)
 	expect_kept(_metadata, self->fd, self->memory, &self->range);
 }
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+/* Memory is on a device by choice: a few pages of it are not brought back for a THP. */
+TEST_F_TIMEOUT(others, madv_collapse, TIMEOUT)
+{
+	const unsigned long few = variant->huge ? NPAGES : 16;
+
+	if (!variant->huge)
+		ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM,
+				     self->memory + few * page_size, NPAGES - few, 0,
+				     &self->range));
+	ASSERT_EQ(0, madvise(self->memory, SIZE, MADV_HUGEPAGE));
+	/* One that a PMD maps is a THP already. */
+	EXPECT_EQ(variant->huge ? 0 : -1, madvise(self->memory, SIZE, MADV_COLLAPSE));
+	EXPECT_EQ(few, mapped_on_device(self->fd, self->memory, self->order));
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, few * page_size, 1));
+	EXPECT_EQ(few, mapped_on_device(self->fd, self->memory, self->order));
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
 TEST_F_TIMEOUT(others, mprotect, TIMEOUT)
 {
 	unsigned char byte;
@@ -473,15 +455,16 @@ TEST_F_TIMEOUT(others, mprotect, TIMEOUT)
 TEST_F_TIMEOUT(others, charge_moving, TIMEOUT)
 {
 	const long expected = variant->device >= 2 ? 2 * NPAGES : NPAGES, slack = NPAGES / 2;
-	const char *usage = TO_CGROUP "memory.usage_in_bytes";
+	char root[160], from[192], to[192];
 	unsigned char *ordinary;
 	long before, charged;
 
-	if (!is_memory_in_v2() || !mount_cgroup_v1())
+	if (!find_cgroup_v1(root, sizeof(root)))
 		SKIP(return, "no memory cgroups of version 1");
-	self->has_cgroups_v1 = true;
-	ASSERT_TRUE(make_cgroups_v1());
-	ASSERT_TRUE(enter_cgroup(FROM_CGROUP));
+	snprintf(from, sizeof(from), "%shmm_migrate_from/", root);
+	snprintf(to, sizeof(to), "%shmm_migrate_to/", root);
+	ASSERT_TRUE(make_cgroup_v1(from) && make_cgroup_v1(to));
+	ASSERT_TRUE(enter_cgroup(from));
 	ASSERT_TRUE(make_memory(self->memory, variant->huge, 1));
 	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory, NPAGES,
 			     variant->huge ? TEST_HMM_MIGRATE_LARGE : 0, &self->range));
@@ -490,10 +473,10 @@ TEST_F_TIMEOUT(others, charge_moving, TIMEOUT)
 	ASSERT_NE(MAP_FAILED, (void *)ordinary);
 	fill(ordinary, SIZE, 2);
 
-	before = read_number(usage);
-	ASSERT_TRUE(enter_cgroup(TO_CGROUP));
+	before = pages_charged(to);
+	ASSERT_TRUE(enter_cgroup(to));
 	/* The kernel charges in batches, for each CPU. */
-	charged = (read_number(usage) - before) / page_size;
+	charged = pages_charged(to) - before;
 	EXPECT_GT(slack, labs(charged - expected)) {
 		TH_LOG("the charge of %ld pages went along, and not of %ld", charged, expected);
 	}
@@ -504,8 +487,11 @@ TEST_F_TIMEOUT(others, charge_moving, TIMEOUT)
 	/* Wherever it is charged, it is given back. */
 	ASSERT_EQ(0, munmap(self->memory, SIZE));
 	ASSERT_EQ(0, munmap(ordinary, SIZE));
-	EXPECT_GT(slack, read_number(FROM_CGROUP "memory.usage_in_bytes") / page_size);
-	EXPECT_GT(slack, read_number(usage) / page_size);
+	EXPECT_GT(slack, pages_charged(from));
+	EXPECT_GT(slack, pages_charged(to));
+	EXPECT_TRUE(enter_cgroup(root));
+	EXPECT_EQ(0, rmdir(from));
+	EXPECT_EQ(0, rmdir(to));
 }
 
 /* A large folio in two pieces, with other memory in between. */

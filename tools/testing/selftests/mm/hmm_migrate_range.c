@@ -664,6 +664,76 @@ TEST_F_TIMEOUT(range, process_ends_while_waiting, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
 
+/* Migrates the first pages of another process by its file, and notes when that ends. */
+struct caller {
+	pthread_t thread;
+	int fd;
+	unsigned char *memory;
+	unsigned int flags;
+	int ret;
+	double end;
+};
+
+static void *call_range(void *data)
+{
+	struct test_hmm_migrate_range range;
+	struct caller *caller = data;
+
+	caller->ret = migrate_chunks(caller->fd, TEST_HMM_MIGRATE_TO_DEVICE,
+				     caller->memory, 16, caller->flags, 0, &range);
+	caller->end = seconds();
+	return NULL;
+}
+
+/* The end of a process is noticed although several have a reference to its memory. */
+TEST_F_TIMEOUT(range, process_ends_beside_others, TIMEOUT)
+{
+	unsigned char *small = self->memory + SIZE / 2;
+	int ready[2], next = open("/dev/null", O_RDONLY), fd, i;
+	struct caller callers[2];
+	struct holder holder;
+	double begin;
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(ready));
+	ASSERT_LE(0, next);
+	close(next);
+	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		fd = open_device(variant->device);
+		memset(small, 7, 16 * page_size);
+		if (fd != next || !tell(ready[1]))
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	ASSERT_TRUE(wait_for(ready[0]));
+	ASSERT_TRUE(start_holder(&holder, next, 0, small + 7 * page_size, 3,
+				 TEST_HMM_MIGRATE_MAX_HOLD_TIME));
+	for (i = 0; i < 2; i++) {
+		callers[i] = (struct caller){
+			.fd = next, .memory = small, .flags = self->flags,
+		};
+		ASSERT_EQ(0, pthread_create(&callers[i].thread, NULL, call_range,
+					    &callers[i]));
+	}
+	usleep(200000);
+	begin = seconds();
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	for (i = 0; i < 2; i++) {
+		pthread_join(callers[i].thread, NULL);
+		EXPECT_EQ(-ESRCH, callers[i].ret);
+		EXPECT_GT(0.6, callers[i].end - begin);
+	}
+	EXPECT_EQ(-1, reap(pid));
+	pthread_join(holder.thread, NULL);
+	close(next);
+	close(ready[0]);
+	close(ready[1]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
 /* What lies behind the place where memory ran out is not counted, nor looked at. */
 TEST_F_TIMEOUT(range, no_memory_before_what_stays, TIMEOUT)
 {
