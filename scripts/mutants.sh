@@ -82,7 +82,8 @@ try()
 		*)	tests+=("$by") ;;
 		esac
 	done < <(field Noticed-by "$m")
-	if TESTS="${tests[*]} $(field Tests "$m")" KSELFTEST_BARE=$(field Bare "$m") \
+	# A mutant may hang the VM.
+	if KSELFTEST_TIMEOUT=900 TESTS="${tests[*]} $(field Tests "$m")" KSELFTEST_BARE=$(field Bare "$m") \
 	   KSELFTEST_CGROUP_V1=$(field Cgroup-v1 "$m") KSELFTEST_TREE=$tree KSELFTEST_LOG=$log KSELFTEST_CONFIG=$config \
 	   "$SCRIPTS/kselftest.sh" >"$log/kselftest.log" 2>&1; then
 		echo "nothing noticed it: see $(rel "$log/kselftest.log")"

@@ -22,6 +22,16 @@ static void test_setup_takes_all_flags(struct kunit *test)
 	test_range_exit(test, range);
 }
 
+/* If it is not, what is locked then must not be in anybody's way. */
+static void test_setup_is_refused(struct kunit *test, struct test_range *range)
+{
+	int ret = migrate_vma_setup(&range->migrate);
+
+	KUNIT_EXPECT_EQ(test, -EINVAL, ret);
+	if (!ret)
+		migrate_vma_finalize(&range->migrate);
+}
+
 /* What is not known is refused, and nothing has been done. */
 static void test_setup_refuses_other_flags(struct kunit *test)
 {
@@ -33,7 +43,7 @@ static void test_setup_refuses_other_flags(struct kunit *test)
 		if (SETUP_FLAGS & BIT(bit))
 			continue;
 		range->migrate.flags = MIGRATE_VMA_SELECT_SYSTEM | BIT(bit);
-		KUNIT_EXPECT_EQ(test, -EINVAL, migrate_vma_setup(&range->migrate));
+		test_setup_is_refused(test, range);
 	}
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 0), page);
 	test_range_exit(test, range);
@@ -45,7 +55,7 @@ static void test_setup_refuses_fault_page(struct kunit *test)
 	struct test_range *range = test_range_init(test);
 
 	range->migrate.fault_page = test_page(range, 0);
-	KUNIT_EXPECT_EQ(test, -EINVAL, migrate_vma_setup(&range->migrate));
+	test_setup_is_refused(test, range);
 	range->migrate.fault_page = NULL;
 	test_range_exit(test, range);
 }

@@ -639,6 +639,8 @@ TEST_F_TIMEOUT(pieces, fault, TIMEOUT)
 
 	for (i = 0; i < 4; i++) {
 		size_t offset = i % 2 ? 2 * half : 0;
+		/* Atomic, or the compiler would leave both writes away. */
+		atomic_uchar *byte = (atomic_uchar *)self->memory + offset + half / 2;
 
 		ASSERT_TRUE(make_pieces(self->fd, self->memory, variant->order));
 		if (i & 2) {
@@ -648,9 +650,9 @@ TEST_F_TIMEOUT(pieces, fault, TIMEOUT)
 			ASSERT_EQ(half / page_size,
 				  self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 		}
-		/* Write one word of a piece, and see what became of the others. */
-		*(uint64_t *)(self->memory + offset + half / 2) ^= 1;
-		*(uint64_t *)(self->memory + offset + half / 2) ^= 1;
+		/* Write to one page of a piece, and see what became of the others. */
+		*byte ^= 1;
+		*byte ^= 1;
 		if (i & 2)
 			EXPECT_EQ(half / page_size,
 				  pages_at(self->fd, self->memory + half, half / page_size,
