@@ -7,8 +7,9 @@
  * every byte of it. Every test ends with all device memory free again.
  *
  * Needs root; for all of the tests also coherent memory, CONFIG_NUMA_BALANCING, a
- * second node with memory, two CPUs, gup_test, userfaultfd, cgroups of version 2 and
- * version 1's for memory, and swap space, which hmm_migrate.sh provides.
+ * second node with memory, two CPUs, gup_test, userfaultfd, cgroups of version 2, and
+ * swap space, which hmm_migrate.sh provides. charge_moving wants memory cgroups of version
+ * 1 instead, mounted when the system boots.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"

@@ -615,51 +615,86 @@ static void *kill_soon(void *pid)
 }
 
 /*
+ * Another process, whose memory this one migrates until it is killed. Both share the table
+ * of files, as the file of the device belongs to who opened it.
+ */
+struct target {
+	pid_t pid;
+	int fd;
+};
+
+static void be_target(const struct target *target, unsigned int device,
+		      unsigned char *memory, size_t size, bool written, int ready)
+{
+	if (open_device(device) != target->fd)
+		_exit(1);
+	memset(memory, 7, size);
+	if ((written && !start_writeback(memory, size)) || !tell(ready))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+/* Returns when @memory of the target is filled, and with @written under writeback. */
+static bool start_target(struct target *target, unsigned int device,
+			 unsigned char *memory, size_t size, bool written)
+{
+	int ready[2];
+	bool started;
+
+	if (pipe(ready))
+		return false;
+	/* What the device's file will be. */
+	target->fd = dup(ready[0]);
+	if (target->fd < 0)
+		return false;
+	close(target->fd);
+	target->pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+	if (target->pid < 0)
+		return false;
+	if (!target->pid)
+		be_target(target, device, memory, size, written, ready[1]);
+	started = wait_for(ready[0]);
+	close(ready[0]);
+	close(ready[1]);
+	return started;
+}
+
+/* The target has been killed. */
+static bool end_target(struct target *target)
+{
+	bool killed = reap(target->pid) == -1;
+
+	close(target->fd);
+	return killed;
+}
+
+/*
  * The process whose memory is waited for ends: its users are gone, and so is the call's
- * reason to wait for the I/O of its pages. Shares the table of files with it, as the
- * device's file belongs to that process.
+ * reason to wait for the I/O of its pages.
  */
 TEST_F_TIMEOUT(range, process_ends_while_waiting, TIMEOUT)
 {
 	unsigned char *small = self->memory + SIZE / 2;
 	const char *slow_swap = getenv("HMM_MIGRATE_SLOW_SWAP");
 	unsigned long count = 64 * (get_nprocs() + 2);
-	int ready[2], fd, next;
+	struct target target;
 	pthread_t killer;
 	double begin;
-	pid_t pid;
 
 	if (!slow_swap)
 		SKIP(return, "HMM_MIGRATE_SLOW_SWAP does not say where slow swap space is");
 	if (count > npages / 2)
 		SKIP(return, "too many CPUs, which keep more places than there are pages");
 	ASSERT_EQ(0, swapon(slow_swap, SWAP_FLAG_PREFER | 100));
-	ASSERT_EQ(0, pipe(ready));
-	next = open("/dev/null", O_RDONLY);
-	ASSERT_LE(0, next);
-	close(next);
-	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		fd = open_device(variant->device);
-		memset(small, 7, count * page_size);
-		if (fd != next || !start_writeback(small, count * page_size) ||
-		    !tell(ready[1]))
-			_exit(1);
-		for (;;)
-			pause();
-	}
-	ASSERT_TRUE(wait_for(ready[0]));
-	ASSERT_EQ(0, pthread_create(&killer, NULL, kill_soon, &pid));
+	ASSERT_TRUE(start_target(&target, variant->device, small, count * page_size, true));
+	ASSERT_EQ(0, pthread_create(&killer, NULL, kill_soon, &target.pid));
 	begin = seconds();
-	EXPECT_EQ(-ESRCH, migrate_chunks(next, TEST_HMM_MIGRATE_TO_DEVICE, small, count,
+	EXPECT_EQ(-ESRCH, migrate_chunks(target.fd, TEST_HMM_MIGRATE_TO_DEVICE, small, count,
 					 self->flags, 0, &self->range));
 	EXPECT_GT(0.9, seconds() - begin);
 	pthread_join(killer, NULL);
-	EXPECT_EQ(-1, reap(pid));
-	close(next);
-	close(ready[0]);
-	close(ready[1]);
+	EXPECT_TRUE(end_target(&target));
 	EXPECT_EQ(0, swapoff(slow_swap));
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
@@ -689,48 +724,32 @@ static void *call_range(void *data)
 TEST_F_TIMEOUT(range, process_ends_beside_others, TIMEOUT)
 {
 	unsigned char *small = self->memory + SIZE / 2;
-	int ready[2], next = open("/dev/null", O_RDONLY), fd, i;
 	struct caller callers[2];
+	struct target target;
 	struct holder holder;
 	double begin;
-	pid_t pid;
+	int i;
 
-	ASSERT_EQ(0, pipe(ready));
-	ASSERT_LE(0, next);
-	close(next);
-	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		fd = open_device(variant->device);
-		memset(small, 7, 16 * page_size);
-		if (fd != next || !tell(ready[1]))
-			_exit(1);
-		for (;;)
-			pause();
-	}
-	ASSERT_TRUE(wait_for(ready[0]));
-	ASSERT_TRUE(start_holder(&holder, next, 0, small + 7 * page_size, 3,
+	ASSERT_TRUE(start_target(&target, variant->device, small, 16 * page_size, false));
+	ASSERT_TRUE(start_holder(&holder, target.fd, 0, small + 7 * page_size, 3,
 				 TEST_HMM_MIGRATE_MAX_HOLD_TIME));
 	for (i = 0; i < 2; i++) {
 		callers[i] = (struct caller){
-			.fd = next, .memory = small, .flags = self->flags,
+			.fd = target.fd, .memory = small, .flags = self->flags,
 		};
 		ASSERT_EQ(0, pthread_create(&callers[i].thread, NULL, call_range,
 					    &callers[i]));
 	}
 	usleep(200000);
 	begin = seconds();
-	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(0, kill(target.pid, SIGKILL));
 	for (i = 0; i < 2; i++) {
 		pthread_join(callers[i].thread, NULL);
 		EXPECT_EQ(-ESRCH, callers[i].ret);
 		EXPECT_GT(0.6, callers[i].end - begin);
 	}
-	EXPECT_EQ(-1, reap(pid));
 	pthread_join(holder.thread, NULL);
-	close(next);
-	close(ready[0]);
-	close(ready[1]);
+	EXPECT_TRUE(end_target(&target));
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
 
