@@ -124,7 +124,7 @@ fragments()
 	echo "$SCRIPTS/config/bench.config"
 	if [ "$1" != bench ]; then echo "$SCRIPTS/config/$1.config"; fi
 	# Other users of page tables and pages in the kernel: not where speed counts.
-	case $1 in debug|regress|matrix) echo "$SCRIPTS/config/walkers.config" ;; esac
+	case $1 in debug|fast|coverage|regress|matrix) echo "$SCRIPTS/config/walkers.config" ;; esac
 	if grep -q '^config TEST_HMM_MIGRATE$' "$2/lib/Kconfig.debug"; then
 		echo "$SCRIPTS/config/series.config"
 	fi
