@@ -1222,14 +1222,18 @@ static u8 move_folio(struct move *move, struct batch *batch, unsigned long i,
 	return from ? TEST_HMM_MIGRATE_MOVED : TEST_HMM_MIGRATE_FILLED;
 }
 
-/* Is there room for a hole of @order at slot @i? */
+/*
+ * Is there room for a hole of @order at slot @i? Where userfaultfd is at work a fault would
+ * use small pages, and migrate_vma_pages() refuses others.
+ */
 static bool hole_is_large(struct move *move, struct batch *batch,
 			  unsigned long i, unsigned int order)
 {
 	unsigned long addr = move->start + (i << PAGE_SHIFT);
 	unsigned long end = i + (1UL << order);
 
-	if (!IS_ALIGNED(addr, PAGE_SIZE << order) || end > batch->npages)
+	if (!IS_ALIGNED(addr, PAGE_SIZE << order) || end > batch->npages ||
+	    userfaultfd_armed(move->vma))
 		return false;
 	for (; i < end; i++)
 		if (batch->src[i] != MIGRATE_PFN_MIGRATE)
