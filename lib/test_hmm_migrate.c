@@ -12,13 +12,11 @@
  *
  * These locks are involved, in this order:
  *
- *   engine_lock	held over a call that copies by the engine
+ *   engine_lock	held to get an engine
  *   mmap_lock (read)	held over one trip through the migration stages; not held for
- *			an eviction by ioctl
+ *			an eviction
  *   folio locks	taken by the migration core, try-lock only
- *   evict_lock		one eviction at a time; taken also to make room for a
- *			migration that has folios locked, so nothing under it may
- *			wait for a folio lock
+ *   evict_lock		one eviction by the three calls at a time
  *   client->lock	protects the device's page table; taken inside mmu notifier
  *			callbacks, so nothing under it may allocate memory in a
  *			way that waits for reclaim, or touch user memory
@@ -70,10 +68,18 @@
 #define FAULT_PAGES		64UL
 #define BUSY_TIMEOUT		(10 * HZ)
 
-/* What only hmm_migrate_range() can do. */
+#define EVICT_FLAGS \
+	(TEST_HMM_MIGRATE_SCATTERED | TEST_HMM_MIGRATE_EVICT_BARE | \
+	 TEST_HMM_MIGRATE_EVICT_ENGINE)
+
+/* 64 MiB of small pages. */
+#define MAX_WINDOW_ORDER	14
+
+/* The same of its flags, whatever the direction. */
 #define RANGE_FLAGS \
 	(TEST_HMM_MIGRATE_SKIP_GAPS | TEST_HMM_MIGRATE_STOP_NO_MEMORY | \
-	 TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE)
+	 TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE | \
+	 TEST_HMM_MIGRATE_NO_WAIT)
 
 /* No test writes this byte over a whole page. */
 #define POISON			0xd5
@@ -138,7 +144,11 @@ struct injection {
  * @inject_lock: protects @inject
  * @inject: failures to inject
  * @fault_order: up to which order a CPU fault brings back a whole folio
+ * @fault_window: and what lies in the aligned window of so many bytes; 0 for nothing
  * @fault_bare: it does so by the three calls of migrate.h
+ * @fault_engine: it does so by an engine
+ * @stay: for how many nanoseconds what has arrived stays
+ * @arrived: when a folio that begins with this page did so
  * @splits: device folios that were split
  * @to_device: pages by what became of them
  * @to_system: the same for the way back
@@ -166,7 +176,11 @@ struct testdev {
 	struct injection inject[TEST_HMM_MIGRATE_NR_FAIL];
 
 	unsigned int fault_order;
+	unsigned long fault_window;
 	bool fault_bare;
+	bool fault_engine;
+	u64 stay;
+	u64 *arrived;
 	atomic64_t splits;
 	atomic64_t to_device[TEST_HMM_MIGRATE_NR_FATES];
 	atomic64_t to_system[TEST_HMM_MIGRATE_NR_FATES];
@@ -187,7 +201,8 @@ struct testdev {
  * @page_table: the device's page table, a value entry for each page:
  *		pfn << 1 | writable. An entry holds no reference: it is gone
  *		before the page is, by client_invalidate().
- * @flights: migrations that are under way
+ * @calls: migrations by hmm_migrate_range() that are under way
+ * @tracker: what others change meanwhile
  */
 struct client {
 	struct testdev *device;
@@ -195,29 +210,18 @@ struct client {
 	struct mmu_interval_notifier notifier;
 	struct mutex lock;		/* see above */
 	struct xarray page_table;
-	struct list_head flights;
+	struct list_head calls;
+	struct hmm_migrate_tracker tracker;
 };
 
 /**
- * struct flight - a migration between its setup and its finalize
- * @node: in client->flights
- * @start: first address
- * @end: behind the last address
- * @task: who migrates
- * @in_setup: @task is in migrate_vma_setup()
- * @migrate: what @task migrates with, if it is hmm_migrate_range()
- * @stale_start: somebody else changed a part of the range meanwhile; from here,
- * @stale_end: to there at most
+ * struct flight - a migration by the three calls, between its setup and its finalize
+ * @migrate: what a tracker needs to know of it
+ * @track: what others change
  */
 struct flight {
-	struct list_head node;
-	unsigned long start;
-	unsigned long end;
-	struct task_struct *task;
-	bool in_setup;
-	struct hmm_migrate *migrate;
-	unsigned long stale_start;
-	unsigned long stale_end;
+	struct hmm_migrate migrate;
+	struct hmm_migrate_track track;
 };
 
 /**
@@ -247,8 +251,18 @@ struct move {
 	bool relocate;
 };
 
-static DEFINE_MUTEX(engine_lock);	/* protects engine, and its use */
-static struct dma_chan *engine;
+/**
+ * struct engine - a channel that copies for all calls
+ * @chan: the channel
+ * @dma: how to copy by it
+ */
+struct engine {
+	struct dma_chan *chan;
+	struct hmm_migrate_dma *dma;
+};
+
+static DEFINE_MUTEX(engine_lock);	/* protects the engines */
+static struct engine engines[TEST_HMM_MIGRATE_NR_ENGINES];
 
 static struct testdev *testdevs[NR_DEVICES];
 static unsigned int nr_testdevs;
@@ -282,6 +296,12 @@ static unsigned long testdev_first_pfn(struct testdev *device)
 static unsigned long testdev_pages(struct testdev *device)
 {
 	return range_len(&device->pgmap.range) >> PAGE_SHIFT;
+}
+
+/* When a folio of the device has arrived. */
+static u64 *testdev_arrived(struct testdev *device, struct folio *folio)
+{
+	return device->arrived + folio_pfn(folio) - testdev_first_pfn(device);
 }
 
 static unsigned long testdev_free_pages(struct testdev *device)
@@ -455,31 +475,11 @@ static void client_forget(struct client *client, unsigned long start,
 	xas_unlock(&xas);
 }
 
-/*
- * Our own migration announces itself by invalidations too, and these are no
- * reason to distrust the outcome. In setup all that this task does is part of
- * it: the announcement itself, the split of a huge page, the unmapping of a page
- * that others share; and what is found gone in setup is not selected. Later on
- * only the announcement is, which migrate_vma_pages() makes again for holes: the
- * allocation of the new pages may reclaim something of the range, and the owner
- * alone would not tell us from another thread that migrates to this device.
- */
-static bool flight_is_own(struct flight *flight,
-			  const struct mmu_notifier_range *range, void *owner)
-{
-	if (flight->task != current)
-		return false;
-	return flight->in_setup ||
-	       (flight->migrate && flight->migrate->unmapping) ||
-	       (range->event == MMU_NOTIFY_MIGRATE && range->owner == owner);
-}
-
 static bool client_invalidate(struct mmu_interval_notifier *notifier,
 			      const struct mmu_notifier_range *range,
 			      unsigned long cur_seq)
 {
 	struct client *client = container_of(notifier, struct client, notifier);
-	struct flight *flight;
 
 	/* The CPU loses its access, the device does not. */
 	if (range->event == MMU_NOTIFY_EXCLUSIVE &&
@@ -499,22 +499,9 @@ static bool client_invalidate(struct mmu_interval_notifier *notifier,
 	mmu_interval_set_seq(notifier, cur_seq);
 	client_forget(client, range->start, range->end);
 
-	list_for_each_entry(flight, &client->flights, node) {
-		if (range->end <= flight->start || range->start >= flight->end)
-			continue;
-		if (flight_is_own(flight, range, client->device))
-			continue;
-		flight->stale_start = min(flight->stale_start, range->start);
-		flight->stale_end = max(flight->stale_end, range->end);
-	}
+	hmm_migrate_tracker_invalidate(&client->tracker, range);
 	mutex_unlock(&client->lock);
 	return true;
-}
-
-static bool flight_is_stale(struct flight *flight, unsigned long start,
-			    unsigned long end)
-{
-	return start < flight->stale_end && end > flight->stale_start;
 }
 
 static const struct mmu_interval_notifier_ops client_notifier_ops = {
@@ -522,34 +509,14 @@ static const struct mmu_interval_notifier_ops client_notifier_ops = {
 };
 
 /*
- * From here on, changes to the range by others are noticed. Those that are
- * already under way too: a MADV_DONTNEED that called client_invalidate() before
- * this may zap the page that this migration puts in afterwards, so wait until it
- * is through. Before the mmap_lock is taken, so that nobody waits for us.
+ * From here on, changes to the range by others are noticed. Before mmap_lock is taken, so
+ * that nobody waits for us.
  */
-static void client_take_off(struct client *client, struct flight *flight,
-			    unsigned long start, unsigned long end,
-			    struct hmm_migrate *migrate)
+static void client_take_off(struct client *client, struct flight *flight)
 {
-	flight->start = start;
-	flight->end = end;
-	flight->task = current;
-	flight->in_setup = false;
-	flight->migrate = migrate;
-	flight->stale_start = ULONG_MAX;
-	flight->stale_end = 0;
-
-	mutex_lock(&client->lock);
-	list_add(&flight->node, &client->flights);
-	mutex_unlock(&client->lock);
-	mmu_interval_read_begin(&client->notifier);
-}
-
-static void client_land(struct client *client, struct flight *flight)
-{
-	mutex_lock(&client->lock);
-	list_del(&flight->node);
-	mutex_unlock(&client->lock);
+	flight->migrate = (struct hmm_migrate){ .pgmap_owner = client->device };
+	hmm_migrate_track_start(&flight->track, &client->tracker, &flight->migrate);
+	hmm_migrate_track_begin(&flight->track, &client->notifier);
 }
 
 /*
@@ -563,6 +530,7 @@ static void client_land(struct client *client, struct flight *flight)
 static void client_commit(struct client *client, struct flight *flight,
 			  struct move *move, struct batch *batch)
 {
+	unsigned long end = move->start + (batch->npages << PAGE_SHIFT);
 	unsigned long index = move->start >> PAGE_SHIFT;
 	unsigned long i, dst, pfn, first = 0;
 
@@ -571,7 +539,7 @@ static void client_commit(struct client *client, struct flight *flight,
 		return;
 
 	mutex_lock(&client->lock);
-	if (flight_is_stale(flight, flight->start, flight->end))
+	if (!hmm_migrate_track_is_valid(&flight->track, move->start, end))
 		goto out;
 	for (i = 0; i < batch->npages; i++) {
 		if (batch->dst[i])
@@ -1391,12 +1359,12 @@ static int move_stages(struct move *move, struct batch *batch,
 	u64 then = ktime_get_ns();
 
 	if (flight)
-		flight->in_setup = true;
+		WRITE_ONCE(flight->migrate.unmapping, true);
 	/* The range lies in the vma: what is invalid can only be the vma's kind. */
 	if (migrate_vma_setup(&args))
 		return -EOPNOTSUPP;
 	if (flight)
-		flight->in_setup = false;
+		WRITE_ONCE(flight->migrate.unmapping, false);
 	counts_lap(counts, TEST_HMM_MIGRATE_TIME_SETUP, &then);
 
 	move_pages_contents(move, batch);
@@ -1460,10 +1428,10 @@ static int client_move_chunk(struct client *client, unsigned long addr,
 		return -EFAULT;
 
 	end = min(end, addr - addr % chunk + chunk);
-	client_take_off(client, &flight, addr, end, NULL);
+	client_take_off(client, &flight);
 	ret = client_move_vma(client, addr, end, move, batch, &flight, counts,
 			      next);
-	client_land(client, &flight);
+	hmm_migrate_track_stop(&flight.track);
 	return ret;
 }
 
@@ -1503,20 +1471,32 @@ static int client_move(struct client *client,
 /* The same by hmm_migrate_range() */
 
 /**
- * struct call - a call of hmm_migrate_range() or hmm_migrate_fault()
+ * struct call - a call of hmm_migrate_range() or its sisters
  * @device: the device
- * @client: whose call it is; NULL for a fault
- * @migrate: what is asked of it
- * @flight: all of the range
- * @make_room: the allocator evicts
+ * @client: whose call it is; NULL for a fault or an eviction
+ * @node: in client->calls
+ * @work: what is asked of it, and for one that a workqueue does
+ * @track: what others change meanwhile
+ * @make_room: evict what is on the device
+ * @reserved: between reserve and unreserve
+ * @mapped: how many chunks have mapped the memory of peers
+ * @nid: the node to move to
+ * @engine: what copies, or NULL
+ * @peers: the other devices
  * @ops: its ops, of which it can have fewer than others
  */
 struct call {
 	struct testdev *device;
 	struct client *client;
-	struct hmm_migrate migrate;
-	struct flight flight;
+	struct list_head node;
+	struct hmm_migrate_work work;
+	struct hmm_migrate_track track;
 	bool make_room;
+	bool reserved;
+	unsigned int mapped;
+	int nid;
+	struct hmm_migrate_dma *engine;
+	void *peers[NR_DEVICES];
 	struct hmm_migrate_ops ops;
 };
 
@@ -1528,47 +1508,77 @@ enum direction {
 	NR_DIRECTIONS
 };
 
-static unsigned long testdev_evict(struct testdev *device, bool killable,
-				   unsigned int flags, struct counts *counts);
+static int testdev_evict(struct testdev *device, unsigned int flags, bool goes_away,
+			 struct counts *counts);
+
+static struct call *migrate_call(struct hmm_migrate *migrate)
+{
+	return container_of(migrate, struct call, work.migrate);
+}
 
 static struct call *chunk_call(const struct hmm_migrate_chunk *chunk)
 {
-	return container_of(chunk->migrate, struct call, migrate);
+	return migrate_call(chunk->migrate);
 }
 
-/*
- * Nothing is locked: this is the time to wait for others. The flight goes on, as
- * somebody may want to cancel it, but what was changed before does not matter now.
- */
-static void call_begin(struct hmm_migrate *migrate)
+/* Nothing is locked: this is the time to wait for others. */
+static int call_begin(struct hmm_migrate *migrate)
 {
-	struct call *call = container_of(migrate, struct call, migrate);
-	struct client *client = call->client;
+	struct call *call = migrate_call(migrate);
 
-	mutex_lock(&client->lock);
-	call->flight.stale_start = ULONG_MAX;
-	call->flight.stale_end = 0;
-	mutex_unlock(&client->lock);
-	mmu_interval_read_begin(&client->notifier);
+	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_BEGIN, 0))
+		return -EIO;
+	hmm_migrate_track_begin(&call->track, &call->client->notifier);
+	return 0;
 }
 
 /*
- * The special allocator. What it evicts to make room may be this call's own: that is
- * locked, so eviction passes over it, and the call ends here if there is nothing
- * else on the device.
+ * And to evict others' memory, or what this call has moved there before. What there is room
+ * for is reserved.
  */
+static int call_make_room(struct call *call, struct hmm_migrate_need *need)
+{
+	unsigned long npages = (need->end - need->start) >> PAGE_SHIFT;
+	struct testdev *device = call->device;
+	struct counts counts = {};
+	int ret = 0;
+
+	npages = min(npages, testdev_pages(device));
+	if (npages > testdev_free_pages(device))
+		ret = testdev_evict(device, 0, false, &counts);
+	npages = clamp(testdev_free_pages(device), 1UL, npages);
+	need->end = need->start + (npages << PAGE_SHIFT);
+	return ret;
+}
+
+static int call_reserve(struct hmm_migrate *migrate, struct hmm_migrate_need *need)
+{
+	unsigned long npages = (need->end - need->start) >> PAGE_SHIFT;
+	struct call *call = migrate_call(migrate);
+
+	WARN_ON_ONCE(call->reserved || !(need->orders & BIT(0)));
+	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_RESERVE, 0))
+		return -ENOMEM;
+	if (npages > 1 &&
+	    testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_RESERVE_ALL, 0))
+		need->end = need->start + (npages / 2 << PAGE_SHIFT);
+	call->reserved = true;
+	return call->make_room ? call_make_room(call, need) : 0;
+}
+
+static void call_unreserve(struct hmm_migrate *migrate)
+{
+	migrate_call(migrate)->reserved = false;
+}
+
+/* The special allocator. */
 static struct folio *call_alloc_device(const struct hmm_migrate_chunk *chunk,
 				       unsigned long addr, unsigned int order)
 {
 	struct call *call = chunk_call(chunk);
-	struct testdev *device = call->device;
-	struct folio *folio = testdev_alloc_folio(device, order);
-	struct counts counts = {};
 
-	if (folio || !call->make_room)
-		return folio;
-	testdev_evict(device, true, 0, &counts);
-	return testdev_alloc_folio(device, order);
+	WARN_ON_ONCE(!call->reserved);
+	return testdev_alloc_folio(call->device, order);
 }
 
 static struct folio *call_alloc_system(const struct hmm_migrate_chunk *chunk,
@@ -1581,15 +1591,19 @@ static struct folio *call_alloc_system(const struct hmm_migrate_chunk *chunk,
 	return hmm_migrate_alloc_system(chunk, addr, order);
 }
 
-static int call_copy_segment(struct testdev *device,
+static int call_copy_segment(struct hmm_migrate_chunk *chunk,
 			     const struct hmm_migrate_segment *segment)
 {
+	struct testdev *device = chunk_call(chunk)->device;
 	unsigned long i;
 	int ret = 0;
 
 	for (i = 0; !ret && i < segment->npages; i++) {
-		ret = copy_page_contents(device, segment->dst + i,
-					 segment->src ? segment->src + i : NULL);
+		if (testdev_fails(device, TEST_HMM_MIGRATE_FAIL_PAGE, 0))
+			hmm_migrate_fail(chunk, segment->index + i);
+		else
+			ret = copy_page_contents(device, segment->dst + i,
+						 segment->src ? segment->src + i : NULL);
 		cond_resched();
 	}
 	return ret;
@@ -1597,13 +1611,60 @@ static int call_copy_segment(struct testdev *device,
 
 static int call_copy(struct hmm_migrate_chunk *chunk)
 {
-	struct testdev *device = chunk_call(chunk)->device;
 	unsigned long i;
 	int ret = 0;
 
 	for (i = 0; !ret && i < chunk->nr_segments; i++)
-		ret = call_copy_segment(device, &chunk->segments[i]);
+		ret = call_copy_segment(chunk, &chunk->segments[i]);
 	return ret;
+}
+
+/* Has the chunk memory of another device? */
+static bool call_has_peers(const struct hmm_migrate_chunk *chunk)
+{
+	struct testdev *device;
+	unsigned long i;
+
+	for (i = 0; i < chunk->nr_segments; i++) {
+		if (!chunk->segments[i].src)
+			continue;
+		device = pfn_to_testdev(page_to_pfn(chunk->segments[i].src));
+		if (device && device != chunk_call(chunk)->device)
+			return true;
+	}
+	return false;
+}
+
+/* The memory of all devices is one to us; but there are machines where it is not. */
+static int call_map(struct hmm_migrate_chunk *chunk)
+{
+	struct call *call = chunk_call(chunk);
+
+	if (call_has_peers(chunk) &&
+	    testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_MAP, 0))
+		return -EXDEV;
+	call->mapped++;
+	return 0;
+}
+
+static void call_unmap(struct hmm_migrate_chunk *chunk)
+{
+	chunk_call(chunk)->mapped--;
+}
+
+/* What is on the device already stays where it is. */
+static bool call_wants_peers(const struct hmm_migrate_chunk *chunk, struct folio *src)
+{
+	return pfn_to_testdev(folio_pfn(src)) != chunk_call(chunk)->device;
+}
+
+/* What has just arrived stays for a while. */
+static bool call_wants_old(const struct hmm_migrate_chunk *chunk, struct folio *src)
+{
+	struct testdev *device = chunk_call(chunk)->device;
+	u64 stay = READ_ONCE(device->stay);
+
+	return !stay || ktime_get_ns() - READ_ONCE(*testdev_arrived(device, src)) >= stay;
 }
 
 static void call_enter(struct client *client, unsigned long addr,
@@ -1611,6 +1672,7 @@ static void call_enter(struct client *client, unsigned long addr,
 {
 	unsigned long index = addr >> PAGE_SHIFT, i;
 
+	lockdep_assert_held(&client->lock);
 	for (i = 0; i < folio_nr_pages(folio); i++)
 		xa_store(&client->page_table, index + i,
 			 device_entry(folio_pfn(folio) + i, writable), GFP_NOWAIT);
@@ -1619,27 +1681,28 @@ static void call_enter(struct client *client, unsigned long addr,
 /* See client_commit(). */
 static void call_commit(struct hmm_migrate_chunk *chunk)
 {
-	unsigned long end = chunk->start + chunk->npages * PAGE_SIZE;
 	struct call *call = chunk_call(chunk);
 	struct client *client = call->client;
-	unsigned long i = 0;
+	unsigned long addr, end, i = 0;
 	struct folio *folio;
 
-	if (!(chunk->vma->vm_flags & VM_READ))
-		return;
-
-	guard(mutex)(&client->lock);
-	if (flight_is_stale(&call->flight, chunk->start, end))
-		return;
+	mutex_lock(&client->lock);
 	while ((folio = hmm_migrate_next(chunk, &i))) {
-		call_enter(client, chunk->start + i * PAGE_SIZE, folio,
-			   chunk->dst[i] & MIGRATE_PFN_WRITE);
+		addr = chunk->start + i * PAGE_SIZE;
+		end = addr + folio_size(folio);
+		WRITE_ONCE(*testdev_arrived(call->device, folio), ktime_get_ns());
+		if ((chunk->vma->vm_flags & VM_READ) &&
+		    hmm_migrate_track_is_valid(&call->track, addr, end))
+			call_enter(client, addr, folio, chunk->dst[i] & MIGRATE_PFN_WRITE);
 		i += folio_nr_pages(folio);
 	}
+	mutex_unlock(&client->lock);
 }
 
 static const struct hmm_migrate_ops call_to_device_ops = {
 	.begin = call_begin,
+	.reserve = call_reserve,
+	.unreserve = call_unreserve,
 	.alloc = call_alloc_device,
 	.copy = call_copy,
 	.commit = call_commit,
@@ -1657,10 +1720,22 @@ static u64 call_address(const struct hmm_migrate_chunk *chunk, struct page *page
 	return (uintptr_t)map_contents(page);
 }
 
+static struct folio *call_alloc_node(const struct hmm_migrate_chunk *chunk,
+				     unsigned long addr, unsigned int order)
+{
+	return hmm_migrate_alloc_node(chunk, addr, order, chunk_call(chunk)->nid);
+}
+
+/* Private memory has the node of the device, but is not memory of the node. */
+static bool call_wants_node(const struct hmm_migrate_chunk *chunk, struct folio *src)
+{
+	return folio_is_device_private(src) || folio_nid(src) != chunk_call(chunk)->nid;
+}
+
 static const struct hmm_migrate_ops call_to_node_ops = {
 	.begin = call_begin,
-	.wants = hmm_migrate_wants_node,
-	.alloc = hmm_migrate_alloc_node,
+	.wants = call_wants_node,
+	.alloc = call_alloc_node,
 	.copy = hmm_migrate_copy,
 };
 
@@ -1677,7 +1752,7 @@ static int engine_copy(struct hmm_migrate_chunk *chunk)
 
 	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_ADDRESS, 0))
 		call->ops.address = NULL;
-	ret = hmm_migrate_dma_copy(chunk);
+	ret = hmm_migrate_dma_copy(chunk, call->engine);
 	return ret == -EINVAL ? -EIO : ret;
 }
 
@@ -1690,6 +1765,8 @@ static int engine_copy(struct hmm_migrate_chunk *chunk)
 
 static const struct hmm_migrate_ops engine_to_device_ops = {
 	ENGINE_OPS,
+	.reserve = call_reserve,
+	.unreserve = call_unreserve,
 	.alloc = call_alloc_device,
 	.commit = call_commit,
 };
@@ -1701,8 +1778,8 @@ static const struct hmm_migrate_ops engine_to_system_ops = {
 
 static const struct hmm_migrate_ops engine_to_node_ops = {
 	ENGINE_OPS,
-	.wants = hmm_migrate_wants_node,
-	.alloc = hmm_migrate_alloc_node,
+	.wants = call_wants_node,
+	.alloc = call_alloc_node,
 };
 
 /* In the order of enum direction. */
@@ -1711,30 +1788,69 @@ static const struct hmm_migrate_ops *call_ops[2][NR_DIRECTIONS] = {
 	{ &engine_to_device_ops, &engine_to_system_ops, &engine_to_node_ops },
 };
 
-static bool is_our_engine(struct dma_chan *chan, void *data)
+static bool is_engine(struct dma_chan *chan, void *name)
 {
-	return !strncmp(dev_name(chan->device->dev), "test_hmm_migrate_dma",
-			strlen("test_hmm_migrate_dma"));
+	return !strcmp(dev_name(chan->device->dev), name);
 }
 
-/* Its channel, which is ours until the module goes away. */
-static int engine_get(void)
+static struct dma_chan *engine_request(unsigned int kind)
 {
 	dma_cap_mask_t mask;
+	char name[32];
 
-	lockdep_assert_held(&engine_lock);
-	if (!engine) {
-		dma_cap_zero(mask);
-		dma_cap_set(DMA_MEMCPY, mask);
-		engine = dma_request_channel(mask, is_our_engine, NULL);
-	}
-	return engine ? 0 : -ENODEV;
+	snprintf(name, sizeof(name), "test_hmm_migrate_dma.%u", kind);
+	dma_cap_zero(mask);
+	dma_cap_set(DMA_MEMCPY, mask);
+	return dma_request_channel(mask, is_engine, name);
 }
 
-static unsigned int call_flags(struct test_hmm_migrate_range *range,
+/* Its channel is ours until the module goes away; all calls copy by it. */
+static struct hmm_migrate_dma *engine_get(unsigned int kind)
+{
+	struct engine *engine = &engines[kind];
+	struct hmm_migrate_dma *dma;
+
+	guard(mutex)(&engine_lock);
+	if (engine->dma)
+		return engine->dma;
+	if (!engine->chan)
+		engine->chan = engine_request(kind);
+	if (!engine->chan)
+		return ERR_PTR(-ENODEV);
+	dma = hmm_migrate_dma_create(engine->chan);
+	if (!IS_ERR(dma))
+		engine->dma = dma;
+	return dma;
+}
+
+/* The tests see to it that an engine that has failed is well again. */
+static void engines_reset(void)
+{
+	unsigned int kind;
+
+	guard(mutex)(&engine_lock);
+	for (kind = 0; kind < TEST_HMM_MIGRATE_NR_ENGINES; kind++)
+		if (engines[kind].dma && hmm_migrate_dma_has_failed(engines[kind].dma))
+			hmm_migrate_dma_reset(engines[kind].dma);
+}
+
+static void engines_put(void)
+{
+	unsigned int kind;
+
+	for (kind = 0; kind < TEST_HMM_MIGRATE_NR_ENGINES; kind++) {
+		/* Then nothing calls back any more, not even what was lost. */
+		if (engines[kind].chan)
+			dma_release_channel(engines[kind].chan);
+		if (engines[kind].dma)
+			hmm_migrate_dma_destroy(engines[kind].dma);
+	}
+}
+
+static unsigned int call_flags(const struct test_hmm_migrate_range *range,
 			       enum direction direction)
 {
-	unsigned int flags = 0;
+	unsigned int flags = direction == TO_DEVICE ? 0 : HMM_MIGRATE_TO_SYSTEM;
 
 	if (direction != TO_SYSTEM &&
 	    !(range->flags & (TEST_HMM_MIGRATE_SKIP_HOLES |
@@ -1746,6 +1862,8 @@ static unsigned int call_flags(struct test_hmm_migrate_range *range,
 		flags |= HMM_MIGRATE_SKIP_NO_MEMORY;
 	if (range->flags & TEST_HMM_MIGRATE_STOP_ON_ERROR)
 		flags |= HMM_MIGRATE_STOP_ON_COPY_ERROR;
+	if (range->flags & TEST_HMM_MIGRATE_NO_WAIT)
+		flags |= HMM_MIGRATE_NO_WAIT;
 	return flags;
 }
 
@@ -1785,64 +1903,146 @@ static void call_default_alloc(struct call *call, enum direction direction)
 		call->ops.alloc = NULL;
 }
 
-static int client_call(struct client *client,
-		       struct test_hmm_migrate_range *range,
-		       enum direction direction, struct counts *counts)
+static unsigned long call_select(const struct call *call,
+				 const struct test_hmm_migrate_range *range,
+				 enum direction direction)
 {
 	bool relocate = range->flags & TEST_HMM_MIGRATE_RELOCATE;
-	bool use_engine = range->flags & TEST_HMM_MIGRATE_ENGINE;
-	struct call call = {
-		.device = client->device,
-		.client = client,
-		.make_room = range->flags & TEST_HMM_MIGRATE_MAKE_ROOM,
-		.migrate = {
-			.mm = client->mm,
-			.start = range->addr,
-			.end = range->addr + range->length,
-			.ops = &call.ops,
-			.pgmap_owner = client->device,
-			.select = device_select(client->device,
-						direction != TO_SYSTEM && !relocate) |
-				  range_select(range),
-			.flags = call_flags(range, direction),
-			.hole_order = range->hole_order,
-			.node = range->node,
-			.dma_chan = use_engine ? engine : NULL,
-			.done = range->addr,
-			.chunk_size = range->chunk ?: DEFAULT_CHUNK,
-		},
+	unsigned long select = range_select(range);
+
+	if (range->flags & TEST_HMM_MIGRATE_PEERS)
+		select |= MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
+			  MIGRATE_VMA_SELECT_DEVICE_COHERENT;
+	return select | device_select(call->device, direction != TO_SYSTEM && !relocate);
+}
+
+/* All other devices are peers, and there is a way to them mostly. */
+static void call_add_peers(struct call *call)
+{
+	struct hmm_migrate *migrate = &call->work.migrate;
+	unsigned int i;
+
+	for (i = 0; i < nr_testdevs; i++)
+		if (testdevs[i] != call->device)
+			call->peers[migrate->nr_peers++] = testdevs[i];
+	migrate->peers = call->peers;
+	call->ops.wants = call_wants_peers;
+	call->ops.map = call_map;
+	call->ops.unmap = call_unmap;
+}
+
+static void call_init(struct call *call, struct client *client,
+		      const struct test_hmm_migrate_range *range,
+		      enum direction direction)
+{
+	call->device = client->device;
+	call->client = client;
+	call->make_room = range->flags & TEST_HMM_MIGRATE_MAKE_ROOM;
+	call->nid = range->node;
+	call->ops = *call_ops[!!call->engine][direction];
+	call->work.migrate = (struct hmm_migrate){
+		.mm = client->mm,
+		.start = range->addr,
+		.end = range->addr + range->length,
+		.ops = &call->ops,
+		.pgmap_owner = client->device,
+		.select = call_select(call, range, direction),
+		.flags = call_flags(range, direction),
+		.hole_order = range->hole_order,
+		.chunk_size = range->chunk ?: DEFAULT_CHUNK,
+		.depth = range->depth,
+		.deadline = range->usec ? ktime_add_us(ktime_get(), range->usec) : 0,
 	};
+	call_default_alloc(call, direction);
+	if (range->flags & TEST_HMM_MIGRATE_PEERS)
+		call_add_peers(call);
+}
+
+/* The caller may hold mmap_lock, for reading or for writing. */
+static int call_run_locked(struct call *call, bool write)
+{
+	struct hmm_migrate *migrate = &call->work.migrate;
+	struct mm_struct *mm = migrate->mm;
 	int ret;
 
-	call.ops = *call_ops[use_engine][direction];
-	call_default_alloc(&call, direction);
-	client_take_off(client, &call.flight, range->addr,
-			range->addr + range->length, &call.migrate);
-	if (direction == TO_SYSTEM)
-		ret = hmm_migrate_range_back(&call.migrate);
+	if (write ? mmap_write_lock_killable(mm) : mmap_read_lock_killable(mm))
+		return -EINTR;
+	ret = hmm_migrate_range_locked(migrate);
+	if (write)
+		mmap_write_unlock(mm);
 	else
-		ret = hmm_migrate_range(&call.migrate);
-	client_land(client, &call.flight);
-	call_count(&call.migrate, counts);
-	range->done = call.migrate.done;
-	range->skipped = call.migrate.skipped;
+		mmap_read_unlock(mm);
 	return ret;
 }
 
-/* The engine has one channel, and one call at a time has it. */
+static int call_run_queued(struct call *call)
+{
+	int ret;
+
+	ret = hmm_migrate_queue(system_unbound_wq, &call->work);
+	if (ret)
+		return ret;
+	ret = hmm_migrate_wait(&call->work);
+	if (ret == -EINTR)
+		hmm_migrate_cancel(&call->work);
+	return ret;
+}
+
+static int call_run(struct call *call, unsigned int way, enum direction direction)
+{
+	switch (way) {
+	case TEST_HMM_MIGRATE_BY_READER:
+		return call_run_locked(call, false);
+	case TEST_HMM_MIGRATE_BY_WRITER:
+		return call_run_locked(call, true);
+	case TEST_HMM_MIGRATE_BY_WORKER:
+		return call_run_queued(call);
+	}
+	if (direction == TO_SYSTEM)
+		return hmm_migrate_range_back(&call->work.migrate);
+	return hmm_migrate_range(&call->work.migrate);
+}
+
+static int client_call(struct client *client, struct test_hmm_migrate_range *range,
+		       enum direction direction, struct counts *counts,
+		       struct hmm_migrate_dma *engine)
+{
+	struct call *call = kzalloc(sizeof(*call), GFP_KERNEL);
+	int ret;
+
+	if (!call)
+		return -ENOMEM;
+	call->engine = engine;
+	call_init(call, client, range, direction);
+	hmm_migrate_track_start(&call->track, &client->tracker, &call->work.migrate);
+	mutex_lock(&client->lock);
+	list_add(&call->node, &client->calls);
+	mutex_unlock(&client->lock);
+
+	ret = call_run(call, range->way, direction);
+
+	mutex_lock(&client->lock);
+	list_del(&call->node);
+	mutex_unlock(&client->lock);
+	hmm_migrate_track_stop(&call->track);
+	WARN_ON_ONCE(call->reserved || call->mapped);
+	call_count(&call->work.migrate, counts);
+	range->done = call->work.migrate.done ?: range->addr;
+	range->skipped = call->work.migrate.skipped;
+	range->lost = call->work.migrate.lost;
+	kfree(call);
+	return ret;
+}
+
 static int client_engine_call(struct client *client,
 			      struct test_hmm_migrate_range *range,
 			      enum direction direction, struct counts *counts)
 {
-	int ret;
+	struct hmm_migrate_dma *engine = engine_get(range->engine);
 
-	if (mutex_lock_killable(&engine_lock))
-		return -EINTR;
-	ret = engine_get();
-	if (!ret)
-		ret = client_call(client, range, direction, counts);
-	mutex_unlock(&engine_lock);
-	return ret;
+	if (IS_ERR(engine))
+		return PTR_ERR(engine);
+	return client_call(client, range, direction, counts, engine);
 }
 
 static u32 range_flags(enum direction direction)
@@ -1852,7 +2052,8 @@ static u32 range_flags(enum direction direction)
 	switch (direction) {
 	case TO_DEVICE:
 		return flags | TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_RELOCATE |
-		       TEST_HMM_MIGRATE_BARE | TEST_HMM_MIGRATE_MAKE_ROOM;
+		       TEST_HMM_MIGRATE_BARE | TEST_HMM_MIGRATE_MAKE_ROOM |
+		       TEST_HMM_MIGRATE_PEERS;
 	case TO_SYSTEM:
 		return flags | TEST_HMM_MIGRATE_BARE;
 	default:
@@ -1868,18 +2069,38 @@ static bool range_node_is_valid(const struct test_hmm_migrate_range *range,
 	return range->node < MAX_NUMNODES && node_state(range->node, N_MEMORY);
 }
 
+/* What only hmm_migrate_range() can do. */
+static bool range_is_bare(const struct test_hmm_migrate_range *range)
+{
+	return !(range->flags & (RANGE_FLAGS | TEST_HMM_MIGRATE_MAKE_ROOM |
+				 TEST_HMM_MIGRATE_PEERS) ||
+		 range->way || range->depth || range->usec);
+}
+
+static bool range_way_is_valid(const struct test_hmm_migrate_range *range)
+{
+	if (range->engine && !(range->flags & TEST_HMM_MIGRATE_ENGINE))
+		return false;
+	return range->engine < TEST_HMM_MIGRATE_NR_ENGINES &&
+	       range->way < TEST_HMM_MIGRATE_NR_WAYS &&
+	       range->depth <= TEST_HMM_MIGRATE_MAX_DEPTH &&
+	       range->usec <= TEST_HMM_MIGRATE_MAX_USEC && !range->reserved;
+}
+
 static int check_migrate(const struct test_hmm_migrate_range *range,
 			 enum direction direction)
 {
 	if (range->flags & ~range_flags(direction))
 		return -EINVAL;
-	if (range->flags & TEST_HMM_MIGRATE_BARE &&
-	    range->flags & (RANGE_FLAGS | TEST_HMM_MIGRATE_MAKE_ROOM))
+	if (range->flags & TEST_HMM_MIGRATE_BARE && !range_is_bare(range))
+		return -EINVAL;
+	if (range->flags & TEST_HMM_MIGRATE_PEERS &&
+	    range->flags & TEST_HMM_MIGRATE_RELOCATE)
 		return -EINVAL;
 	if (!PAGE_ALIGNED(range->chunk) || range->chunk > MAX_CHUNK)
 		return -EINVAL;
 	if (range->hole_order > MAX_ORDER_DEVICE || range->hole_order == 1 ||
-	    !range_node_is_valid(range, direction))
+	    !range_node_is_valid(range, direction) || !range_way_is_valid(range))
 		return -EINVAL;
 	if (range->hole_order &&
 	    (direction == TO_SYSTEM || !(range->flags & TEST_HMM_MIGRATE_LARGE)))
@@ -1903,6 +2124,7 @@ static long client_migrate(struct client *client,
 	memset(range->time, 0, sizeof(range->time));
 	range->done = range->addr;
 	range->skipped = 0;
+	range->lost = 0;
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	if (range->flags & TEST_HMM_MIGRATE_BARE)
@@ -1910,7 +2132,7 @@ static long client_migrate(struct client *client,
 	else if (range->flags & TEST_HMM_MIGRATE_ENGINE)
 		ret = client_engine_call(client, range, direction, &counts);
 	else
-		ret = client_call(client, range, direction, &counts);
+		ret = client_call(client, range, direction, &counts, NULL);
 	mmput(mm);
 
 	if (direction != TO_NODE)
@@ -1938,16 +2160,14 @@ static long client_migrate_to_node(struct client *client, void *argument)
 static long client_cancel(struct client *client, void *argument)
 {
 	struct test_hmm_migrate_cancel *cancel = argument;
-	struct flight *flight;
+	struct call *call;
 
 	if (cancel->flags)
 		return -EINVAL;
 	cancel->calls = 0;
 	guard(mutex)(&client->lock);
-	list_for_each_entry(flight, &client->flights, node) {
-		if (!flight->migrate)
-			continue;
-		WRITE_ONCE(flight->migrate->cancel, true);
+	list_for_each_entry(call, &client->calls, node) {
+		WRITE_ONCE(call->work.migrate.cancel, true);
 		cancel->calls++;
 	}
 	return 0;
@@ -2022,28 +2242,39 @@ static vm_fault_t fault_move_folio(struct vm_fault *vmf, struct folio *folio)
 	return ret;
 }
 
-static const struct hmm_migrate_ops call_fault_ops = {
-	.alloc = call_alloc_system,
-	.copy = call_copy,
-};
+/* What is brought back to system memory, whoever's it is: no process waits for a commit. */
+static void call_init_back(struct call *call, struct testdev *device, unsigned long select,
+			   struct hmm_migrate_dma *engine)
+{
+	call->device = device;
+	call->engine = engine;
+	call->ops = engine ? engine_to_system_ops : call_to_system_ops;
+	call->ops.begin = NULL;
+	call->ops.wants = call_wants_old;
+	call->work.migrate = (struct hmm_migrate){
+		.ops = &call->ops,
+		.pgmap_owner = device,
+		.select = select,
+		.flags = HMM_MIGRATE_TO_SYSTEM | HMM_MIGRATE_SKIP_NO_MEMORY,
+	};
+}
 
 /* The same by hmm_migrate_fault(). */
 static vm_fault_t fault_call(struct vm_fault *vmf, bool whole)
 {
 	struct testdev *device = page_to_testdev(vmf->page);
-	struct call call = {
-		.device = device,
-		.migrate = {
-			.ops = &call_fault_ops,
-			.pgmap_owner = device,
-			.select = whole ? MIGRATE_VMA_SELECT_LARGE : 0,
-		},
-	};
+	struct hmm_migrate_dma *engine = NULL;
 	struct counts counts = {};
+	struct call call = {};
 	vm_fault_t ret;
 
-	ret = hmm_migrate_fault(vmf, &call.migrate);
-	call_count(&call.migrate, &counts);
+	if (READ_ONCE(device->fault_engine))
+		engine = engine_get(TEST_HMM_MIGRATE_ENGINE_ORDERED);
+	if (IS_ERR(engine))
+		return VM_FAULT_SIGBUS;
+	call_init_back(&call, device, whole ? MIGRATE_VMA_SELECT_LARGE : 0, engine);
+	ret = hmm_migrate_fault(vmf, &call.work.migrate, READ_ONCE(device->fault_window));
+	call_count(&call.work.migrate, &counts);
 	counts_to_device(&counts, device, false);
 	return ret;
 }
@@ -2117,15 +2348,15 @@ static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
 	counts_lap(counts, TEST_HMM_MIGRATE_TIME_FINALIZE, &then);
 }
 
-/* Move all that can be moved. Returns how many pages are still in use. */
-static unsigned long testdev_evict(struct testdev *device, bool killable,
-				   unsigned int flags, struct counts *counts)
+/* By the three calls: all that can be moved. */
+static void testdev_evict_bare(struct testdev *device, unsigned int flags,
+			       struct counts *counts)
 {
 	unsigned long pfn = testdev_first_pfn(device);
 	unsigned long end = pfn + testdev_pages(device);
 
 	mutex_lock(&device->evict_lock);
-	while (pfn < end && !(killable && fatal_signal_pending(current))) {
+	while (pfn < end && !fatal_signal_pending(current)) {
 		unsigned long npages = min(end - pfn, device->evict_batch.max);
 
 		testdev_evict_pfns(device, pfn, npages, flags, counts);
@@ -2133,24 +2364,76 @@ static unsigned long testdev_evict(struct testdev *device, bool killable,
 		cond_resched();
 	}
 	mutex_unlock(&device->evict_lock);
+}
+
+static int call_evict_scattered(struct call *call)
+{
+	unsigned long npages = testdev_pages(call->device), *pfns;
+	int ret;
+
+	pfns = kvmalloc_array(npages, sizeof(*pfns), GFP_KERNEL);
+	if (!pfns)
+		return -ENOMEM;
+	scatter_pfns(pfns, testdev_first_pfn(call->device), npages);
+	ret = hmm_migrate_evict_pfns(&call->work.migrate, pfns, npages);
+	kvfree(pfns);
+	return ret;
+}
+
+/* Move all that can be moved; if the device goes away, nothing ends that. */
+static int testdev_evict(struct testdev *device, unsigned int flags, bool goes_away,
+			 struct counts *counts)
+{
+	struct hmm_migrate_dma *engine = NULL;
+	struct call *call;
+	int ret;
+
+	if (flags & TEST_HMM_MIGRATE_EVICT_ENGINE)
+		engine = engine_get(TEST_HMM_MIGRATE_ENGINE_ORDERED);
+	if (IS_ERR(engine))
+		return PTR_ERR(engine);
+	call = kzalloc(sizeof(*call), GFP_KERNEL);
+	if (!call)
+		return -ENOMEM;
+	call_init_back(call, device, MIGRATE_VMA_SELECT_LARGE, engine);
+	if (goes_away)
+		call->work.migrate.flags |= HMM_MIGRATE_UNKILLABLE;
+	if (flags & TEST_HMM_MIGRATE_SCATTERED)
+		ret = call_evict_scattered(call);
+	else
+		ret = hmm_migrate_evict(&call->work.migrate, testdev_first_pfn(device),
+					testdev_pages(device));
+	call_count(&call->work.migrate, counts);
 	counts_to_device(counts, device, false);
-	return testdev_pages(device) - testdev_free_pages(device);
+	kfree(call);
+	return ret;
 }
 
 static long client_evict(struct client *client, void *argument)
 {
 	struct test_hmm_migrate_evict *evict = argument;
+	struct testdev *device = client->device;
 	struct counts counts = {};
+	int ret;
 
-	if (evict->flags & ~TEST_HMM_MIGRATE_SCATTERED)
+	if (evict->flags & ~EVICT_FLAGS ||
+	    (evict->flags & TEST_HMM_MIGRATE_EVICT_BARE &&
+	     evict->flags & TEST_HMM_MIGRATE_EVICT_ENGINE))
 		return -EINVAL;
 
 	memset(evict->pages, 0, sizeof(evict->pages));
 	memset(evict->time, 0, sizeof(evict->time));
-	evict->remaining = testdev_evict(client->device, true, evict->flags, &counts);
+	if (evict->flags & TEST_HMM_MIGRATE_EVICT_BARE) {
+		testdev_evict_bare(device, evict->flags, &counts);
+		counts_to_device(&counts, device, false);
+		ret = fatal_signal_pending(current) ? -EINTR : 0;
+	} else {
+		ret = testdev_evict(device, evict->flags, false, &counts);
+	}
+	evict->remaining = testdev_pages(device) - testdev_free_pages(device);
 	memcpy(evict->pages, counts.pages, sizeof(counts.pages));
 	memcpy(evict->time, counts.time, sizeof(counts.time));
-	return fatal_signal_pending(current) ? -EINTR : 0;
+	return ret;
 }
 
 /*
@@ -2165,11 +2448,13 @@ static void testdev_evict_all(struct testdev *device)
 	spin_lock(&device->inject_lock);
 	memset(device->inject, 0, sizeof(device->inject));
 	spin_unlock(&device->inject_lock);
+	WRITE_ONCE(device->stay, 0);
 
 	do {
 		struct counts counts = {};
 
-		remaining = testdev_evict(device, false, 0, &counts);
+		testdev_evict(device, 0, true, &counts);
+		remaining = testdev_pages(device) - testdev_free_pages(device);
 		if (!remaining)
 			return;
 		if (++rounds % 500 == 0)
@@ -2264,14 +2549,28 @@ static long client_inject(struct client *client, void *argument)
 static long client_fault_order(struct client *client, void *argument)
 {
 	struct test_hmm_migrate_fault_order *fault_order = argument;
+	struct testdev *device = client->device;
+	bool bare = fault_order->flags & TEST_HMM_MIGRATE_FAULT_BARE;
+	bool by_engine = fault_order->flags & TEST_HMM_MIGRATE_FAULT_ENGINE;
+	struct hmm_migrate_dma *engine;
 
-	if (fault_order->flags & ~TEST_HMM_MIGRATE_FAULT_BARE ||
-	    fault_order->reserved || fault_order->order > MAX_ORDER_DEVICE)
+	if (fault_order->flags & ~(TEST_HMM_MIGRATE_FAULT_BARE |
+				   TEST_HMM_MIGRATE_FAULT_ENGINE) ||
+	    fault_order->order > MAX_ORDER_DEVICE ||
+	    fault_order->window_order > MAX_WINDOW_ORDER ||
+	    fault_order->stay_usec > TEST_HMM_MIGRATE_MAX_USEC ||
+	    (bare && (by_engine || fault_order->window_order)))
 		return -EINVAL;
+	engine = by_engine ? engine_get(TEST_HMM_MIGRATE_ENGINE_ORDERED) : NULL;
+	if (IS_ERR(engine))
+		return PTR_ERR(engine);
 
-	WRITE_ONCE(client->device->fault_order, fault_order->order);
-	WRITE_ONCE(client->device->fault_bare,
-		   fault_order->flags & TEST_HMM_MIGRATE_FAULT_BARE);
+	WRITE_ONCE(device->fault_order, fault_order->order);
+	WRITE_ONCE(device->fault_window, fault_order->window_order ?
+		   PAGE_SIZE << fault_order->window_order : 0);
+	WRITE_ONCE(device->fault_bare, bare);
+	WRITE_ONCE(device->fault_engine, by_engine);
+	WRITE_ONCE(device->stay, fault_order->stay_usec * NSEC_PER_USEC);
 	return 0;
 }
 
@@ -2660,11 +2959,13 @@ static int client_open(struct inode *inode, struct file *file)
 	if (!client)
 		return -ENOMEM;
 
+	engines_reset();
 	client->device = device;
 	client->mm = current->mm;
 	mutex_init(&client->lock);
 	xa_init(&client->page_table);
-	INIT_LIST_HEAD(&client->flights);
+	INIT_LIST_HEAD(&client->calls);
+	hmm_migrate_tracker_init(&client->tracker);
 	ret = mmu_interval_notifier_insert(&client->notifier, client->mm, 0,
 					   ULONG_MAX & PAGE_MASK,
 					   &client_notifier_ops);
@@ -2765,6 +3066,7 @@ static void testdev_destroy(struct testdev *device)
 	batch_free(&device->evict_batch);
 	gen_pool_destroy(device->pool);
 	vfree(device->vram);
+	kvfree(device->arrived);
 	release_region_of(device->region);
 	kfree(device);
 }
@@ -2782,6 +3084,9 @@ static int testdev_create_parts(struct testdev *device)
 	ret = batch_alloc(&device->evict_batch, DEFAULT_CHUNK >> PAGE_SHIFT);
 	if (ret)
 		return ret;
+	device->arrived = kvcalloc(testdev_pages(device), sizeof(u64), GFP_KERNEL);
+	if (!device->arrived)
+		return -ENOMEM;
 	return testdev_create_pages(device);
 }
 
@@ -2824,6 +3129,7 @@ err:
 	if (device->pool)
 		gen_pool_destroy(device->pool);
 	vfree(device->vram);
+	kvfree(device->arrived);
 	release_region_of(region);
 	kfree(device);
 	return ret;
@@ -2961,8 +3267,7 @@ static void __exit test_hmm_migrate_exit(void)
 	/* No file is open, so nothing moves to the devices any more. */
 	for (i = 0; i < nr_testdevs; i++)
 		misc_deregister(&testdevs[i]->misc);
-	if (engine)
-		dma_release_channel(engine);
+	engines_put();
 	destroy_devices();
 }
 

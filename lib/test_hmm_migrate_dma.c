@@ -2,7 +2,8 @@
 /*
  * A DMA engine made of software, to test copying that takes its time.
  *
- * It copies memory with a bandwidth and a latency that can be set, by the clock and
+ * There is one of each kind, see engine_kinds[], as the engines of servers differ in what
+ * they can do. It copies memory with a bandwidth and a latency that can be set, by the clock and
  * not by the time that the CPU takes. What is issued together begins when what was
  * issued before is done and the latency is over. A descriptor without an interrupt
  * is reported together with the next one that has one, or to who asks for it.
@@ -40,6 +41,14 @@ static unsigned int fail_nth;
 module_param(fail_nth, uint, 0644);
 MODULE_PARM_DESC(fail_nth, "which descriptor from now on fails, 1 is the next one; 0 for none");
 
+static unsigned long fail_word;
+module_param(fail_word, ulong, 0644);
+MODULE_PARM_DESC(fail_word, "descriptors fail that read a page that begins with it; 0 for none");
+
+static bool fail_all;
+module_param(fail_all, bool, 0644);
+MODULE_PARM_DESC(fail_all, "all descriptors fail (default N)");
+
 static bool hang;
 module_param(hang, bool, 0644);
 MODULE_PARM_DESC(hang, "never report anything, until it is terminated (default N)");
@@ -53,12 +62,43 @@ module_param(interrupts, uint, 0644);
 MODULE_PARM_DESC(interrupts, "how many there were");
 
 /**
+ * struct engine_kind - what an engine can do
+ * @unordered: what is issued together completes in the reverse order, and the status of
+ *	a descriptor cannot be asked for, as with idxd
+ * @terminates: it can; idxd, ioat and plx_dma cannot
+ * @synchronizes: after that, a driver can wait until no callback runs
+ * @silent: it calls back without a result
+ * @fills: it can fill memory with a byte
+ * @max_length: it refuses longer descriptors; 0 for any length
+ * @descriptors: it has so many; 0 for any number
+ */
+struct engine_kind {
+	bool unordered;
+	bool terminates;
+	bool synchronizes;
+	bool silent;
+	bool fills;
+	size_t max_length;
+	unsigned int descriptors;
+};
+
+/* In the order of TEST_HMM_MIGRATE_ENGINE_*. */
+static const struct engine_kind engine_kinds[] = {
+	{ .terminates = true, .synchronizes = true, .fills = true },
+	{ .unordered = true },
+	{ .silent = true },
+	{ .terminates = true, .max_length = SZ_64K, .descriptors = 4 },
+};
+
+/**
  * struct job - a descriptor
  * @tx: for the framework
  * @node: in one of the lists of the engine
  * @to: where to copy to
  * @from: where to copy from
  * @length: bytes
+ * @fills: there is no source: fill with @byte
+ * @byte: see there
  * @end: when it is done; set when it is issued
  */
 struct job {
@@ -67,12 +107,15 @@ struct job {
 	dma_addr_t to;
 	dma_addr_t from;
 	size_t length;
+	bool fills;
+	u8 byte;
 	ktime_t end;
 };
 
 /**
  * struct engine - the engine, with one channel
  * @dma: for the framework
+ * @kind: what it can do
  * @chan: its channel
  * @finish: one at a time reports what is over, in the order of the cookies; taken
  *	with bottom halves off, before @lock
@@ -81,11 +124,13 @@ struct job {
  * @submitted: jobs that are submitted and not issued
  * @issued: jobs that are issued, by their @end
  * @jobs: how many jobs are in use
+ * @failed: the cookie of the last one that failed
  * @free_at: when all of them are done
  * @timer: for the next interrupt
  */
 struct engine {
 	struct dma_device dma;
+	const struct engine_kind *kind;
 	struct dma_chan chan;
 	spinlock_t finish;		/* see above */
 	spinlock_t lock;		/* see above */
@@ -93,11 +138,12 @@ struct engine {
 	struct list_head submitted;
 	struct list_head issued;
 	unsigned int jobs;
+	dma_cookie_t failed;
 	ktime_t free_at;
 	struct hrtimer timer;
 };
 
-static struct platform_device *platform;
+static struct platform_device *platforms[ARRAY_SIZE(engine_kinds)];
 
 static struct engine *chan_engine(struct dma_chan *chan)
 {
@@ -116,9 +162,26 @@ static void *address_of(dma_addr_t address)
 	return phys_to_virt(address);
 }
 
-static bool job_fails(void)
+/* Is there a page in it that cannot be read? */
+static bool job_is_poisoned(const struct job *job)
+{
+	unsigned long word = READ_ONCE(fail_word);
+	dma_addr_t page;
+
+	if (!word || job->fills)
+		return false;
+	for (page = PAGE_ALIGN(job->from); page < job->from + job->length; page += PAGE_SIZE)
+		if (*(unsigned long *)address_of(page) == word)
+			return true;
+	return false;
+}
+
+static bool job_fails(const struct job *job)
 {
 	unsigned int nth = READ_ONCE(fail_nth);
+
+	if (READ_ONCE(fail_all) || job_is_poisoned(job))
+		return true;
 
 	if (nth)
 		WRITE_ONCE(fail_nth, nth - 1);
@@ -161,10 +224,17 @@ static void job_finish(struct engine *engine, struct job *job)
 	struct dmaengine_result result = { .result = DMA_TRANS_NOERROR };
 	struct dma_async_tx_descriptor *tx = &job->tx;
 
-	if (job_fails())
+	if (job_fails(job)) {
 		result.result = DMA_TRANS_WRITE_FAILED;
-	else if (READ_ONCE(move))
+		WRITE_ONCE(engine->failed, tx->cookie);
+	} else if (READ_ONCE(move) && job->fills) {
+		memset(address_of(job->to), job->byte, job->length);
+	} else if (READ_ONCE(move)) {
 		memcpy(address_of(job->to), address_of(job->from), job->length);
+	}
+	/* The framework does this for those that call back without one. */
+	if (engine->kind->silent)
+		result.result = DMA_TRANS_NOERROR;
 	/* Pairs with engine_tx_status(): who polls sees it copied. */
 	smp_store_release(&engine->chan.completed_cookie, tx->cookie);
 	if (tx->callback_result)
@@ -237,7 +307,7 @@ static struct job *job_create(struct dma_chan *chan)
 
 static struct job *engine_get_job(struct engine *engine)
 {
-	unsigned int max = READ_ONCE(descriptors);
+	unsigned int max = READ_ONCE(descriptors) ?: engine->kind->descriptors;
 	struct job *job;
 
 	lockdep_assert_held(&engine->lock);
@@ -252,24 +322,50 @@ static struct job *engine_get_job(struct engine *engine)
 	return job;
 }
 
-static struct dma_async_tx_descriptor *
-engine_prep_memcpy(struct dma_chan *chan, dma_addr_t to, dma_addr_t from,
-		   size_t length, unsigned long flags)
+static struct job *engine_prep(struct dma_chan *chan, dma_addr_t to, size_t length,
+			       unsigned long flags)
 {
 	struct engine *engine = chan_engine(chan);
 	struct job *job;
 
+	if (engine->kind->max_length && length > engine->kind->max_length)
+		return NULL;
 	spin_lock_bh(&engine->lock);
 	job = engine_get_job(engine);
 	spin_unlock_bh(&engine->lock);
 	if (!job)
 		return NULL;
 	job->to = to;
-	job->from = from;
 	job->length = length;
 	job->tx.flags = flags;
 	job->tx.callback = NULL;
 	job->tx.callback_result = NULL;
+	return job;
+}
+
+static struct dma_async_tx_descriptor *
+engine_prep_memcpy(struct dma_chan *chan, dma_addr_t to, dma_addr_t from,
+		   size_t length, unsigned long flags)
+{
+	struct job *job = engine_prep(chan, to, length, flags);
+
+	if (!job)
+		return NULL;
+	job->fills = false;
+	job->from = from;
+	return &job->tx;
+}
+
+static struct dma_async_tx_descriptor *
+engine_prep_memset(struct dma_chan *chan, dma_addr_t to, int byte, size_t length,
+		   unsigned long flags)
+{
+	struct job *job = engine_prep(chan, to, length, flags);
+
+	if (!job)
+		return NULL;
+	job->fills = true;
+	job->byte = byte;
 	return &job->tx;
 }
 
@@ -278,6 +374,14 @@ static u64 job_time(const struct job *job)
 	unsigned int megabytes = READ_ONCE(bandwidth_mb) ?: 1;
 
 	return div_u64((u64)job->length * 1000, megabytes);
+}
+
+static void jobs_reverse(struct list_head *jobs)
+{
+	struct job *job, *next;
+
+	list_for_each_entry_safe(job, next, jobs, node)
+		list_move(&job->node, jobs);
 }
 
 static void engine_issue_pending(struct dma_chan *chan)
@@ -291,6 +395,8 @@ static void engine_issue_pending(struct dma_chan *chan)
 		if (ktime_after(engine->free_at, end))
 			end = engine->free_at;
 		end = ktime_add_ns(end, READ_ONCE(latency_ns));
+		if (engine->kind->unordered)
+			jobs_reverse(&engine->submitted);
 		list_for_each_entry(job, &engine->submitted, node) {
 			end = ktime_add_ns(end, job_time(job));
 			job->end = end;
@@ -306,9 +412,14 @@ static void engine_issue_pending(struct dma_chan *chan)
 static enum dma_status engine_tx_status(struct dma_chan *chan, dma_cookie_t cookie,
 					struct dma_tx_state *state)
 {
+	struct engine *engine = chan_engine(chan);
 	dma_cookie_t completed;
 
-	engine_finish(chan_engine(chan));
+	engine_finish(engine);
+	if (engine->kind->unordered)
+		return DMA_OUT_OF_ORDER;
+	if (cookie == READ_ONCE(engine->failed))
+		return DMA_ERROR;
 	/* Pairs with job_finish(): what is complete is copied. */
 	completed = smp_load_acquire(&chan->completed_cookie);
 	dma_set_tx_state(state, completed, chan->cookie, 0);
@@ -361,6 +472,23 @@ static void engine_free_chan_resources(struct dma_chan *chan)
 	INIT_LIST_HEAD(&engine->unused);
 }
 
+static void engine_set_kind(struct engine *engine, const struct engine_kind *kind)
+{
+	struct dma_device *dma = &engine->dma;
+
+	engine->kind = kind;
+	if (kind->unordered)
+		dma_cap_set(DMA_COMPLETION_NO_ORDER, dma->cap_mask);
+	if (kind->fills) {
+		dma_cap_set(DMA_MEMSET, dma->cap_mask);
+		dma->device_prep_dma_memset = engine_prep_memset;
+	}
+	if (kind->terminates)
+		dma->device_terminate_all = engine_terminate_all;
+	if (kind->synchronizes)
+		dma->device_synchronize = engine_synchronize;
+}
+
 static int engine_register(struct engine *engine, struct device *dev)
 {
 	struct dma_device *dma = &engine->dma;
@@ -381,15 +509,13 @@ static int engine_register(struct engine *engine, struct device *dev)
 	dma->device_prep_dma_memcpy = engine_prep_memcpy;
 	dma->device_issue_pending = engine_issue_pending;
 	dma->device_tx_status = engine_tx_status;
-	dma->device_terminate_all = engine_terminate_all;
-	dma->device_synchronize = engine_synchronize;
 	INIT_LIST_HEAD(&dma->channels);
 	engine->chan.device = dma;
 	list_add_tail(&engine->chan.device_node, &dma->channels);
 	return dma_async_device_register(dma);
 }
 
-static int __init test_hmm_migrate_dma_probe(struct platform_device *pdev)
+static int test_hmm_migrate_dma_probe(struct platform_device *pdev)
 {
 	struct engine *engine;
 	int ret;
@@ -402,6 +528,7 @@ static int __init test_hmm_migrate_dma_probe(struct platform_device *pdev)
 	if (!engine)
 		return -ENOMEM;
 	platform_set_drvdata(pdev, engine);
+	engine_set_kind(engine, &engine_kinds[pdev->id]);
 	ret = engine_register(engine, &pdev->dev);
 	if (ret)
 		kfree(engine);
@@ -417,27 +544,43 @@ static void test_hmm_migrate_dma_remove(struct platform_device *pdev)
 }
 
 static struct platform_driver test_hmm_migrate_dma_driver = {
+	.probe = test_hmm_migrate_dma_probe,
 	.remove = test_hmm_migrate_dma_remove,
 	.driver = {
 		.name = KBUILD_MODNAME,
 	},
 };
 
-/* There is nothing to be found: driver and device come together. */
-static int __init test_hmm_migrate_dma_init(void)
+static void test_hmm_migrate_dma_exit(void)
 {
-	platform = platform_create_bundle(&test_hmm_migrate_dma_driver,
-					  test_hmm_migrate_dma_probe, NULL, 0,
-					  NULL, 0);
-	return PTR_ERR_OR_ZERO(platform);
-}
-module_init(test_hmm_migrate_dma_init);
+	unsigned int i;
 
-static void __exit test_hmm_migrate_dma_exit(void)
-{
-	platform_device_unregister(platform);
+	for (i = 0; i < ARRAY_SIZE(platforms); i++)
+		if (!IS_ERR_OR_NULL(platforms[i]))
+			platform_device_unregister(platforms[i]);
 	platform_driver_unregister(&test_hmm_migrate_dma_driver);
 }
+
+/* There is nothing to be found: driver and devices come together. */
+static int __init test_hmm_migrate_dma_init(void)
+{
+	unsigned int i;
+	int ret;
+
+	ret = platform_driver_register(&test_hmm_migrate_dma_driver);
+	if (ret)
+		return ret;
+	for (i = 0; i < ARRAY_SIZE(platforms); i++) {
+		platforms[i] = platform_device_register_simple(KBUILD_MODNAME, i, NULL, 0);
+		if (IS_ERR(platforms[i])) {
+			ret = PTR_ERR(platforms[i]);
+			test_hmm_migrate_dma_exit();
+			return ret;
+		}
+	}
+	return 0;
+}
+module_init(test_hmm_migrate_dma_init);
 module_exit(test_hmm_migrate_dma_exit);
 
 MODULE_DESCRIPTION("DMA engine made of software, to test range migration");

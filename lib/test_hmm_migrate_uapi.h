@@ -40,6 +40,9 @@
 
 #define TEST_HMM_MIGRATE_MAX_DEVICES	4
 #define TEST_HMM_MIGRATE_MAX_ORDER	9
+/* A minute. */
+#define TEST_HMM_MIGRATE_MAX_USEC	60000000
+#define TEST_HMM_MIGRATE_MAX_DEPTH	8
 
 /* What became of a page of a range. */
 enum {
@@ -120,8 +123,37 @@ struct test_hmm_migrate_info {
 #define TEST_HMM_MIGRATE_STOP_ON_ERROR	0x80
 /* Copy by the engine of lib/test_hmm_migrate_dma.c: EIO if it is refused. Not with BARE. */
 #define TEST_HMM_MIGRATE_ENGINE		0x100
-/* Where the device is full, evict. To the device only. Not with BARE. */
+/*
+ * Where the device has less free than the range has, evict all of it before; of a range that
+ * is larger than the device, for each stretch that fits. To the device only. Not with BARE.
+ */
 #define TEST_HMM_MIGRATE_MAKE_ROOM	0x200
+/* What other devices have moves as well. To the device only. Not with BARE. */
+#define TEST_HMM_MIGRATE_PEERS		0x400
+/* Wait for nothing that others have locked. Not with BARE. */
+#define TEST_HMM_MIGRATE_NO_WAIT	0x800
+
+/* Who migrates. */
+enum {
+	TEST_HMM_MIGRATE_BY_CALLER,
+	TEST_HMM_MIGRATE_BY_READER,	/* the caller, with mmap_lock held for reading */
+	TEST_HMM_MIGRATE_BY_WRITER,	/* the same, for writing */
+	TEST_HMM_MIGRATE_BY_WORKER,	/* a workqueue */
+	TEST_HMM_MIGRATE_NR_WAYS,
+};
+
+/* What kinds of engines there are. */
+enum {
+	/* Has everything. */
+	TEST_HMM_MIGRATE_ENGINE_ORDERED,
+	/* Completes in any order, and cannot terminate. */
+	TEST_HMM_MIGRATE_ENGINE_UNORDERED,
+	/* Calls back without a result, and cannot terminate. */
+	TEST_HMM_MIGRATE_ENGINE_SILENT,
+	/* Takes short and few descriptors, and does not synchronize. */
+	TEST_HMM_MIGRATE_ENGINE_NARROW,
+	TEST_HMM_MIGRATE_NR_ENGINES,
+};
 
 /**
  * struct test_hmm_migrate_range - migrate a range to the device, or back, or to a
@@ -139,21 +171,33 @@ struct test_hmm_migrate_info {
  *	   and huge ones where a page fault would put them
  * @node: the node of ordinary memory, for TEST_HMM_MIGRATE_TO_NODE; otherwise
  *	must be 0
+ * @engine: with TEST_HMM_MIGRATE_ENGINE: TEST_HMM_MIGRATE_ENGINE_*; otherwise must be 0
+ * @way: TEST_HMM_MIGRATE_BY_*
+ * @depth: how many chunks are in flight, TEST_HMM_MIGRATE_MAX_DEPTH at most; 0 for two
+ * @reserved: must be 0
+ * @usec: after so many microseconds, TEST_HMM_MIGRATE_MAX_USEC at most, no chunk is
+ *	begun; 0 for no limit
  * @pages: (out) number of pages by what became of them; with @skipped, the sum is
  *	   all pages from @addr to @done
  * @time: (out) nanoseconds by part
  * @done: (out) up to which address it came
  * @skipped: (out) pages that are not mapped or cannot migrate at all; without
  *	   TEST_HMM_MIGRATE_SKIP_GAPS, only what was locked and then went away
+ * @lost: (out) pages that an engine may still write to
  *
  * Pages that cannot move stay where they were and are counted; that alone is
  * no error. Where there is no memory for a large folio, smaller ones are taken,
  * with TEST_HMM_MIGRATE_LARGE of every order but 1, else small pages.
  *
  * EINVAL: a @chunk that is too large, or misaligned; a @hole_order that does not
- * exist, or without its flag; flags that do not go together; a @node without memory.
+ * exist, or without its flag; flags that do not go together; a @node without memory; an
+ * @engine or a @way that does not exist; a @depth or @usec that is too large; or, with
+ * TEST_HMM_MIGRATE_BARE, any of these four.
  * ENODEV: there is no engine.
+ * EAGAIN: by hmm_migrate_range_locked(): something is locked, or somebody wants mmap_lock.
  * ECANCELED: by TEST_HMM_MIGRATE_CANCEL.
+ * ETIME: after @usec.
+ * EIO: by TEST_HMM_MIGRATE_INJECT, of TEST_HMM_MIGRATE_FAIL_BEGIN.
  * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or
  * device memory for example.
  *
@@ -168,10 +212,16 @@ struct test_hmm_migrate_range {
 	__u64 chunk;
 	__u32 hole_order;
 	__u32 node;
+	__u32 engine;
+	__u32 way;
+	__u32 depth;
+	__u32 reserved;
+	__u64 usec;
 	__u64 pages[TEST_HMM_MIGRATE_FATES];
 	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
 	__u64 done;
 	__u64 skipped;
+	__u64 lost;
 };
 
 /**
@@ -255,15 +305,19 @@ struct test_hmm_migrate_snapshot {
 };
 
 /*
- * By migrate_device_pfns(): groups of 16 pages that are not one after the other. Of
+ * By an array of pfns: groups of 16 pages that are not one after the other. Of
  * folios that are larger each page comes back for itself.
  */
 #define TEST_HMM_MIGRATE_SCATTERED	0x1
+/* By migrate_device_range() and its sisters, and not by hmm_migrate_evict(). */
+#define TEST_HMM_MIGRATE_EVICT_BARE	0x2
+/* By the first engine. Not with EVICT_BARE. */
+#define TEST_HMM_MIGRATE_EVICT_ENGINE	0x4
 
 /**
  * struct test_hmm_migrate_evict - empty the device, whoever's memory it holds
  * @size: size of this structure in bytes
- * @flags: TEST_HMM_MIGRATE_SCATTERED or 0
+ * @flags: TEST_HMM_MIGRATE_SCATTERED, ...
  * @pages: (out) number of pages by what became of them
  * @remaining: (out) pages of the device that are still in use
  * @time: (out) nanoseconds by part
@@ -272,6 +326,8 @@ struct test_hmm_migrate_snapshot {
  * does coherent memory that TEST_HMM_MIGRATE_TAKE has taken; they are not in @pages.
  *
  * EINTR: a fatal signal arrived.
+ * ENOMEM: out of memory.
+ * ENODEV: there is no engine.
  */
 struct test_hmm_migrate_evict {
 	__u32 size;
@@ -308,7 +364,7 @@ struct test_hmm_migrate_statistics {
 	__u64 device_faults;
 	__u64 allocated[TEST_HMM_MIGRATE_MAX_ORDER + 1];
 	__u64 freed[TEST_HMM_MIGRATE_MAX_ORDER + 1];
-	__u64 injected[4];
+	__u64 injected[16];
 	__u64 splits;
 };
 
@@ -319,6 +375,14 @@ enum {
 	TEST_HMM_MIGRATE_FAIL_COPY,
 	/* From this chunk on the engine is not told where private memory is. */
 	TEST_HMM_MIGRATE_FAIL_ADDRESS,
+	/* A page cannot be copied; that costs its folio, and not the chunk. */
+	TEST_HMM_MIGRATE_FAIL_PAGE,
+	/* There is no way to the memory of other devices, for a chunk. */
+	TEST_HMM_MIGRATE_FAIL_MAP,
+	TEST_HMM_MIGRATE_FAIL_BEGIN,
+	TEST_HMM_MIGRATE_FAIL_RESERVE,
+	/* Half of what is asked for is there. */
+	TEST_HMM_MIGRATE_FAIL_RESERVE_ALL,
 	TEST_HMM_MIGRATE_NR_FAIL,
 };
 
@@ -387,24 +451,31 @@ struct test_hmm_migrate_hold {
 
 /* By migrate_vma_setup() and its sisters, and not by hmm_migrate_fault(). */
 #define TEST_HMM_MIGRATE_FAULT_BARE	0x1
+/* By the first engine. Not with FAULT_BARE. */
+#define TEST_HMM_MIGRATE_FAULT_ENGINE	0x2
 
 /**
  * struct test_hmm_migrate_fault_order - what a CPU fault brings back
  * @size: size of this structure in bytes
- * @flags: TEST_HMM_MIGRATE_FAULT_BARE or 0
+ * @flags: TEST_HMM_MIGRATE_FAULT_BARE, TEST_HMM_MIGRATE_FAULT_ENGINE or 0
  * @order: of a device folio up to this order the whole folio, of a larger one the
  *	   page that was touched alone; TEST_HMM_MIGRATE_MAX_ORDER at first
- * @reserved: must be 0
+ * @window_order: what lies in the aligned window of so many pages comes back with it; 0
+ *	for the folio alone. Not with TEST_HMM_MIGRATE_FAULT_BARE.
+ * @stay_usec: for how long what has arrived stays: it is not taken back with a fault's
+ *	window, or evicted by hmm_migrate_evict(), before that
  *
  * For the whole device.
  *
- * EINVAL: no such @order.
+ * EINVAL: no such @order or @window_order; flags that do not go together.
+ * ENODEV: there is no engine.
  */
 struct test_hmm_migrate_fault_order {
 	__u32 size;
 	__u32 flags;
 	__u32 order;
-	__u32 reserved;
+	__u32 window_order;
+	__u64 stay_usec;
 };
 
 /**

@@ -34,6 +34,7 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 	check 'nouveau, amdkfd and the ultravisor code compile' "$SCRIPTS/drivers.sh" || true
 	check "all of hmm-tests pass on the debug kernel" "$SCRIPTS/hmm-tests.sh" debug || true
 	check "all of hmm-tests pass on the bench kernel" "$SCRIPTS/hmm-tests.sh" bench || true
+	check "and with the base's driver" "$SCRIPTS/hmm-tests.sh" bench --stock || true
 	say '== manual'
 	check 'the driver of the manual builds and works' "$SCRIPTS/example.sh" || true
 	say '== figures'

@@ -13,9 +13,9 @@ NAME=coverage
 MUST=97
 OUT=$BUILD/coverage
 DATA=$OUT/data
-# What the figure of the core and its test driver is made of; the rest is what
-# knows of DMA engines.
-CORE='^(mm/migrate_vma/|mm/hmm_migrate\.c$|lib/test_hmm_migrate\.c$)'
+# What the figure of the core and its test driver is made of; the rest is the engine of the
+# tests.
+CORE='^(mm/migrate_vma/|lib/test_hmm_migrate\.c$)'
 
 need tree kernel vm
 for tool in gcov gcov-tool; do

@@ -1,15 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Follows the manual: takes the driver and the program of 'A complete driver' in
-# Documentation/mm/hmm_migrate.rst as they are printed there, builds both, and runs
-# them in a VM on the bench kernel. Fails if the driver has more lines of code than
-# the manual's readers are promised.
+# Follows the manual: takes the drivers and the programs that
+# Documentation/mm/hmm_migrate.rst prints, builds them, and runs them in a VM on the bench
+# kernel. Fails if a driver has more lines of code than the manual's readers are promised.
 
 . "$(dirname "$0")/lib.sh"
 NAME=example
 
 MANUAL=Documentation/mm/hmm_migrate.rst
-MAX_LINES=150
 
 dir=$BUILD/example
 log=$LOGS/example
@@ -17,39 +15,53 @@ need tree kernel vm
 "$SCRIPTS/kernel.sh" bench
 mkdir -p "$dir" "$log"
 
-# printed FILE: what the manual prints under this name, up to the next line that is
+# printed FILE DIR: what the manual prints under this name, up to the next line that is
 # not indented.
 printed()
 {
 	awk -v head="\`\`$1\`\`::" '
 		inside && /^[^\t]/ { exit }
 		inside { sub(/^\t/, ""); print }
-		index($0, head) { inside = 1; getline }' "$TREE/$MANUAL" >"$dir/$1"
-	[ -s "$dir/$1" ] || die "$MANUAL does not print $1 any more: see scripts/example.sh."
+		index($0, head) { inside = 1; getline }' "$TREE/$MANUAL" >"$2/$1"
+	[ -s "$2/$1" ] || die "$MANUAL does not print $1 any more: see scripts/example.sh."
 }
 
-for file in tiny_device.c Makefile tiny_test.c; do
-	printed $file
-done
+# example NAME MAX-LINES SETUP LINE...: builds NAME_device.c and NAME_test.c, and runs them
+# after the commands SETUP. The program has to print the lines.
+example()
+{
+	local name=$1 max=$2 setup=$3 lines
+	shift 3
+	mkdir -p "$dir/$name"
+	printed "${name}_device.c" "$dir/$name"
+	printed "${name}_test.c" "$dir/$name"
+	echo "obj-m := ${name}_device.o" >"$dir/$name/Makefile"
+	lines=$(gcc -fpreprocessed -dD -E -P "$dir/$name/${name}_device.c" | grep -c .)
+	[ "$lines" -lt "$max" ] ||
+		die "the driver ${name}_device.c of the manual has $lines lines of code, less than $max are promised."
+	kmake "$TREE" .bench M="$dir/$name" modules >"$log/build.log" 2>&1 ||
+		die "the driver ${name}_device.c of the manual does not build: see $(rel "$log/build.log")."
+	! grep -q 'warning:' "$log/build.log" ||
+		die "the driver ${name}_device.c of the manual builds with warnings: see $(rel "$log/build.log")."
+	gcc -static -O2 -Wall -Werror -o "$dir/$name/${name}_test" "$dir/$name/${name}_test.c" >>"$log/build.log" 2>&1 ||
+		die "the program ${name}_test.c of the manual does not build: see $(rel "$log/build.log")."
 
-lines=$(gcc -fpreprocessed -dD -E -P "$dir/tiny_device.c" | grep -c .)
-[ "$lines" -lt $MAX_LINES ] ||
-	die "the driver of the manual has $lines lines of code, less than $MAX_LINES are promised."
+	echo "$setup insmod /${name}_device.ko && /${name}_test && rmmod ${name}_device" >"$log/run"
+	"$SCRIPTS/vm.sh" --kernel "$TREE/.bench/arch/x86/boot/bzImage" --run "$log/run" --log "$log" --quiet \
+		--file "$TREE/.bench/lib/test_hmm_migrate_dma.ko:test_hmm_migrate_dma.ko" \
+		--file "$dir/$name/${name}_device.ko:${name}_device.ko" \
+		--file "$dir/$name/${name}_test:${name}_test" --timeout 300 ||
+		die "the driver ${name}_device.c of the manual does not do what the manual says: see $(rel "$log/output.log")."
+	! grep -q 'nonexistent resource' "$log/console.log" ||
+		die "the driver ${name}_device.c of the manual does not give back its region: see $(rel "$log/console.log")."
+	printf '%s\n' "$@" | cmp -s - <(tr -d '\r' <"$log/output.log" | grep -v -e '^@@' -e '^$') ||
+		die "the program ${name}_test.c prints something else than the manual says: see $(rel "$log/output.log")."
+	say "the driver ${name}_device.c of the manual, $lines lines of code, builds and works"
+}
 
-kmake "$TREE" .bench M="$dir" modules >"$log/build.log" 2>&1 ||
-	die "the driver of the manual does not build: see $(rel "$log/build.log")."
-gcc -static -O2 -Wall -Werror -o "$dir/tiny_test" "$dir/tiny_test.c" >>"$log/build.log" 2>&1 ||
-	die "the program of the manual does not build: see $(rel "$log/build.log")."
-
-cat >"$log/run" <<E2
-insmod /tiny_device.ko && /tiny_test && rmmod tiny_device
-E2
-"$SCRIPTS/vm.sh" --kernel "$TREE/.bench/arch/x86/boot/bzImage" --run "$log/run" --log "$log" --quiet \
-	--file "$dir/tiny_device.ko:tiny_device.ko" --file "$dir/tiny_test:tiny_test" --timeout 300 ||
-	die "the driver of the manual does not do what the manual says: see $(rel "$log/output.log")."
-! grep -q 'nonexistent resource' "$log/console.log" ||
-	die "the driver of the manual does not give back its region: see $(rel "$log/console.log")."
-printf '%s\n' '4096 pages to the device' '4095 pages back' intact |
-	cmp -s - <(tr -d '\r' <"$log/output.log" | grep -v -e '^@@' -e '^$') ||
-	die "the program prints something else than the manual says: see $(rel "$log/output.log")."
-say "the driver of the manual, $lines lines of code, builds and works"
+example tiny 150 '' '4096 pages to the device' '4095 pages back' intact
+example engine 300 'insmod /test_hmm_migrate_dma.ko &&' '3072 pages to the device' \
+	'3072 pages written by the device' '3056 pages written by the device' \
+	'16 pages to the device' '3072 pages to the device' '2816 pages written by the device' \
+	'2816 pages evicted' '3072 pages to the device' '3072 pages written by the device' \
+	'3072 pages back' intact

@@ -1,21 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # kcsan.sh LOG OBJECTS: sorts the data races that KCSAN reports in a kernel's log. One
-# is the series' own when one of the two accesses is in a function of mm/migrate_vma/,
-# mm/hmm_migrate.c or the test driver, or right below one, and no line of kcsan.known
-# describes it: then this fails. All others are told by name. OBJECTS is where the
-# kernel was built.
+# is the series' own when one of the two accesses is in a function of mm/migrate_vma/ or
+# the test driver, or right below one, and no line of kcsan.known describes it: then this
+# fails. All others are told by name. OBJECTS is where the kernel was built.
 
 . "$(dirname "$0")/lib.sh"
 
 [ $# -eq 2 ] || die "usage: kcsan.sh LOG OBJECTS"
 log=$1 objects=$2
-[ -e "$objects/mm/hmm_migrate.o" ] ||
-	die "$(rel "$objects")/mm/hmm_migrate.o is missing: build that kernel first."
+[ -e "$objects/mm/migrate_vma/range.o" ] ||
+	die "$(rel "$objects")/mm/migrate_vma/range.o is missing: build that kernel first."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-nm "$objects"/mm/migrate_vma/*.o "$objects"/mm/hmm_migrate*.o |
+nm "$objects"/mm/migrate_vma/*.o |
 	awk 'NF == 3 && $2 ~ /[tT]/ { sub(/\..*/, "", $3); print $3 }' | sort -u >"$work/functions"
 grep -v -E '^(#|$)' "$SCRIPTS/kcsan.known" >"$work/known" || true
 

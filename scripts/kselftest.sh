@@ -35,7 +35,7 @@ fi
 o=.$config
 tests=$tree/tools/testing/selftests/mm
 programs=() files=()
-for program in hmm_migrate hmm_migrate_ioctl hmm_migrate_large hmm_migrate_others hmm_migrate_range; do
+for program in hmm_migrate hmm_migrate_ioctl hmm_migrate_large hmm_migrate_others hmm_migrate_range hmm_migrate_driver; do
 	[ -e "$tests/$program.c" ] || continue
 	programs+=("$program")
 	files+=(--file "$tree/$o/$program:/bin/$program")

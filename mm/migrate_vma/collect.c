@@ -40,6 +40,7 @@
  * @again: only addresses that an earlier pass remembered
  * @system_stays: what is the system's memory stays where it is, by what the vma is
  * @holes: holes may be filled, see migrate_hole_orders()
+ * @no_holes: nobody wants to fill them, so they are not left
  * @huge_holes: a hole as large as a PMD maps may be filled whole
  * @nr_again: pages that this pass remembered
  * @split: a page of a large folio, locked and with a reference (or the fault's
@@ -54,6 +55,7 @@ struct migrate_collect {
 	bool again;
 	bool system_stays;
 	bool holes;
+	bool no_holes;
 	bool huge_holes;
 	unsigned long nr_again;
 	struct page *split;
@@ -124,6 +126,11 @@ static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
 {
 	struct vm_area_struct *vma = collect->migrate->vma;
 
+	if (collect->no_holes) {
+		*slot = 0;
+		collect->tally->empty++;
+		return;
+	}
 	if (!collect->holes) {
 		collect_left(collect, slot, !vma_is_anonymous(vma) ||
 			     (vma->vm_flags & VM_DROPPABLE) ?
@@ -424,11 +431,24 @@ static bool collect_is_hole(struct migrate_vma *migrate, pte_t pte)
 	       (migrate->flags & MIGRATE_VMA_SELECT_SYSTEM);
 }
 
+/* Whose memory hmm_migrate_range() is to move as well. */
+static noinline bool collect_is_peer(const struct migrate_vma *migrate,
+				     const void *owner)
+{
+	unsigned int i;
+
+	for (i = 0; i < migrate->nr_peers; i++)
+		if (migrate->peers[i] == owner)
+			return true;
+	return false;
+}
+
 static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 				unsigned long flag)
 {
 	return (migrate->flags & flag) &&
-	       page_pgmap(page)->owner == migrate->pgmap_owner;
+	       (page_pgmap(page)->owner == migrate->pgmap_owner ||
+		unlikely(collect_is_peer(migrate, page_pgmap(page)->owner)));
 }
 
 /*
@@ -880,6 +900,11 @@ static bool collect_huge_zero(struct migrate_collect *collect,
 		collect_left_range(collect, start, end, MIGRATE_LEFT_UNSELECTED);
 		return true;
 	}
+	if (collect->no_holes) {
+		for (; start < end; start += PAGE_SIZE)
+			collect_hole(collect, collect_slot(collect, start));
+		return true;
+	}
 	if (!collect->huge_holes || !collect_is_huge(start, end))
 		return false;
 	collect_huge_hole(collect, collect_slot(collect, start));
@@ -1133,8 +1158,9 @@ unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 		.system_stays = collect_system_stays(migrate->vma, flags),
 	};
 
-	if (collect.system_stays)
+	if (collect.system_stays || flags & MIGRATE_COLLECT_NO_HOLES)
 		orders = 0;
+	collect.no_holes = flags & MIGRATE_COLLECT_NO_HOLES;
 	collect.holes = orders;
 	collect.huge_holes = MIGRATE_HUGE_ORDER && collect_takes_huge(migrate) &&
 			     (orders & BIT(MIGRATE_HUGE_ORDER));

@@ -194,19 +194,54 @@ static unsigned long device_lock_pfns(struct device_collect *collect)
 	return nr_again;
 }
 
-static void device_tally(struct device_collect *collect)
+/* What is still pending stays; with @leave it is the caller's to look at again. */
+static void device_tally(struct device_collect *collect, bool leave)
 {
 	unsigned long *src_pfns = collect->src_pfns, i;
-	struct migrate_unit unit = {};
 
 	for (i = 0; i < collect->npages; i++) {
-		if (!device_is_pending(src_pfns[i]))
-			continue;
-		migrate_left(collect->tally, MIGRATE_LEFT_LOCKED, 1);
-		src_pfns[i] = 0;
+		struct migrate_unit unit = {};
+
+		if (device_is_pending(src_pfns[i])) {
+			src_pfns[i] = leave ? MIGRATE_SRC_AGAIN : 0;
+			if (!leave)
+				migrate_left(collect->tally, MIGRATE_LEFT_LOCKED, 1);
+		} else if (src_pfns[i]) {
+			migrate_unit_at(&unit, src_pfns, NULL, i, collect->npages);
+			migrate_passed(collect->tally, unit.order);
+		}
 	}
-	while (migrate_unit_next(&unit, src_pfns, NULL, collect->npages))
-		migrate_passed(collect->tally, unit.order);
+}
+
+/**
+ * migrate_stage_lock_pfns() - the first stage, by device pfns
+ * @src_pfns: the pfns, shifted by MIGRATE_PFN_SHIFT; then the units
+ * @npages: how many they are
+ * @flags: MIGRATE_COLLECT_LEAVE_LOCKED, as for migrate_stage_collect()
+ * @tally: what is counted
+ *
+ * What is locked by somebody is looked at once more, as in collect. A large folio is one
+ * unit if all its pages are among the pfns, in their order; if not, it is split.
+ *
+ * Context: Sleeps, but not for a folio lock.
+ * Return: how many slots are still locked.
+ */
+unsigned long migrate_stage_lock_pfns(unsigned long *src_pfns, unsigned long npages,
+				      unsigned int flags, struct migrate_tally *tally)
+{
+	struct device_collect device = {
+		.src_pfns = src_pfns,
+		.npages = npages,
+		.tally = tally,
+	};
+	bool leave = flags & MIGRATE_COLLECT_LEAVE_LOCKED;
+	unsigned long first, locked;
+
+	first = device_lock_pfns(&device);
+	locked = first && !leave ? device_lock_pfns(&device) : first;
+	tally->again = first - locked;
+	device_tally(&device, leave);
+	return locked;
 }
 
 /**
@@ -216,27 +251,15 @@ static void device_tally(struct device_collect *collect)
  * @collect: what is counted, of the locking
  * @unmap: what is counted, of the rest
  *
- * What is locked by somebody is looked at once more, as in collect. A large folio is one
- * unit if all its pages are among the pfns, in their order; if not, it is split.
- *
  * Context: Sleeps.
  */
 void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
 			  struct migrate_tally *collect,
 			  struct migrate_tally *unmap)
 {
-	struct device_collect device = {
-		.src_pfns = src_pfns,
-		.npages = npages,
-		.tally = collect,
-	};
 	struct migrate_call call = {};
-	unsigned long locked;
 
-	locked = device_lock_pfns(&device);
-	if (locked)
-		collect->again = locked - device_lock_pfns(&device);
-	device_tally(&device);
+	migrate_stage_lock_pfns(src_pfns, npages, 0, collect);
 	migrate_stage_unmap(src_pfns, npages, NULL, &call, unmap);
 }
 

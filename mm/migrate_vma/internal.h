@@ -59,9 +59,11 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
  * MIGRATE_COLLECT_LEAVE_LOCKED	do not look again at what is locked: leave
  *				MIGRATE_SRC_AGAIN in the slots
  * MIGRATE_COLLECT_TO_DEVICE	the destination is a device's memory
+ * MIGRATE_COLLECT_NO_HOLES	holes are not to be filled, and are not left either
  */
 #define MIGRATE_COLLECT_LEAVE_LOCKED	BIT(0)
 #define MIGRATE_COLLECT_TO_DEVICE	BIT(1)
+#define MIGRATE_COLLECT_NO_HOLES	BIT(2)
 
 /* What a PMD maps. A large hole is as large as that: collect marks no other. */
 #define MIGRATE_HUGE_ORDER \
@@ -208,6 +210,7 @@ static inline bool migrate_unit_is_hole(const struct migrate_unit *unit)
  * @end: where the range ends
  * @units: the units that it passed on
  * @holes: how many pages of these are holes
+ * @empty: how many pages are holes that nobody wants to fill
  * @again: how many units were locked at first, and then not any more
  * @pages: how many pages these have, by the order of the unit
  * @left: the pages that stay where they are, by the reason
@@ -219,6 +222,7 @@ struct migrate_tally {
 	unsigned long end;
 	unsigned long units;
 	unsigned long holes;
+	unsigned long empty;
 	unsigned long again;
 	unsigned long pages[NR_PAGE_ORDERS];
 	unsigned long left[NR_MIGRATE_LEFT];
@@ -391,5 +395,7 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
 			  struct migrate_tally *collect,
 			  struct migrate_tally *unmap);
+unsigned long migrate_stage_lock_pfns(unsigned long *src_pfns, unsigned long npages,
+				      unsigned int flags, struct migrate_tally *tally);
 
 #endif /* _MM_MIGRATE_VMA_INTERNAL_H */

@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "module/hmm_migrate_bench.h"
@@ -416,21 +417,28 @@ struct pipeline_run {
 	unsigned long chunk;
 };
 
-static void ask_pipeline(const struct pipeline_run *run, unsigned char *memory,
-			 unsigned int what, struct hmm_migrate_bench_pipeline *pipeline)
+static void ask_length(const struct pipeline_run *run, unsigned char *memory,
+		       unsigned long length, unsigned int what,
+		       struct hmm_migrate_bench_pipeline *pipeline)
 {
 	memset(pipeline, 0, sizeof(*pipeline));
 	pipeline->addr = (uintptr_t)memory;
-	pipeline->length = PIPELINE_LENGTH;
+	pipeline->length = length;
 	pipeline->chunk = run->chunk;
 	pipeline->what = what;
 	pipeline->kind = run->to;
 	if (ioctl(device, HMM_MIGRATE_BENCH_PIPELINE, pipeline))
 		err(1, "the pipeline of %s, chunks of %lu KiB", run->name,
 		    run->chunk / KIB);
-	if (pipeline->moved != PIPELINE_LENGTH / PAGE)
-		errx(1, "%s: %llu pages moved in chunks of %lu KiB", run->name,
-		     pipeline->moved, run->chunk / KIB);
+	if (pipeline->moved != length / PAGE)
+		errx(1, "%s: %llu pages moved in chunks of %lu KiB, by %u", run->name,
+		     pipeline->moved, run->chunk / KIB, what);
+}
+
+static void ask_pipeline(const struct pipeline_run *run, unsigned char *memory,
+			 unsigned int what, struct hmm_migrate_bench_pipeline *pipeline)
+{
+	ask_length(run, memory, PIPELINE_LENGTH, what, pipeline);
 }
 
 /* Says how long it took; all is back then. */
@@ -535,6 +543,207 @@ static void do_pipeline_kind(const struct kind *kind)
 		munmap(run.memory, PIPELINE_LENGTH);
 }
 
+/* What a driver needs around the call: evictions, other devices, faults, many callers */
+
+static void print_figure(const char *name, const char *kind, unsigned long long time)
+{
+	printf("{\"what\":\"chunk\",\"case\":\"%s\",\"trip\":%lu,\"direction\":\"%s\","
+	       "\"time\":%llu,\"steps\":[]}\n", name, PIPELINE_CHUNK / KIB, kind, time);
+}
+
+/* Out to the private device, and then @what, whose time is printed. */
+static void time_from_device(const struct pipeline_run *run, unsigned char *memory,
+			     const char *name, const char *kind, unsigned int what)
+{
+	struct hmm_migrate_bench_pipeline pipeline;
+
+	ask_pipeline(run, memory, HMM_MIGRATE_BENCH_RANGE, &pipeline);
+	ask_pipeline(run, memory, what, &pipeline);
+	print_figure(name, kind, pipeline.time);
+	if (what == HMM_MIGRATE_BENCH_PEER || what == HMM_MIGRATE_BENCH_PEER_CPU)
+		ask_pipeline(run, memory, HMM_MIGRATE_BENCH_PEER_RETURN, &pipeline);
+}
+
+static void do_from_device(const struct kind *kind)
+{
+	struct pipeline_run run = { .kind = kind, .name = kind->name, .chunk = PIPELINE_CHUNK };
+	struct hmm_migrate_bench_pipeline pipeline;
+	static const struct {
+		const char *name;
+		unsigned int with;
+		unsigned int without;
+	} whats[] = {
+		{ "evict", HMM_MIGRATE_BENCH_EVICT, HMM_MIGRATE_BENCH_EVICT_CPU },
+		{ "peer", HMM_MIGRATE_BENCH_PEER, HMM_MIGRATE_BENCH_PEER_CPU },
+	};
+	unsigned char *memory;
+	char name[32];
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(whats); i++) {
+		snprintf(name, sizeof(name), "%s-%s", whats[i].name, kind->name);
+		memory = map_pipeline(&run);
+		time_from_device(&run, memory, name, "range", whats[i].with);
+		munmap(memory, PIPELINE_LENGTH);
+		memory = map_pipeline(&run);
+		time_from_device(&run, memory, name, "cpu", whats[i].without);
+		munmap(memory, PIPELINE_LENGTH);
+		memory = map_pipeline(&run);
+		ask_pipeline(&run, memory, HMM_MIGRATE_BENCH_ENGINE, &pipeline);
+		print_figure(name, "engine", pipeline.time);
+		munmap(memory, PIPELINE_LENGTH);
+	}
+}
+
+static unsigned long long now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+/* 2 MiB of small device pages: by one fault, by 512 of them, and by the call. */
+static void do_faults(void)
+{
+	struct pipeline_run run = { .kind = &kinds[0], .name = "4k", .chunk = PIPELINE_CHUNK };
+	unsigned char *memory = map_pipeline(&run);
+	struct hmm_migrate_bench_pipeline pipeline;
+	unsigned long long then;
+	unsigned long i, pages = PIPELINE_CHUNK / PAGE;
+
+	ask_pipeline(&run, memory, HMM_MIGRATE_BENCH_RANGE, &pipeline);
+	ask_length(&run, memory, PIPELINE_CHUNK, HMM_MIGRATE_BENCH_BACK_CPU, &pipeline);
+	print_figure("fault", "back", pipeline.time);
+	ask_length(&run, memory, PIPELINE_CHUNK, HMM_MIGRATE_BENCH_WINDOW, &pipeline);
+	then = now_ns();
+	*(volatile unsigned char *)(memory + PIPELINE_CHUNK + 5 * PAGE);
+	print_figure("fault", "range", now_ns() - then);
+	ask_length(&run, memory, 2 * PIPELINE_CHUNK, HMM_MIGRATE_BENCH_WINDOW, &pipeline);
+	for (i = 0, then = now_ns(); i < pages; i++)
+		*(volatile unsigned char *)(memory + 2 * PIPELINE_CHUNK + i * PAGE);
+	print_figure("fault", "each", now_ns() - then);
+	ask_length(&run, memory + 3 * PIPELINE_CHUNK, PIPELINE_LENGTH - 3 * PIPELINE_CHUNK,
+		   HMM_MIGRATE_BENCH_BACK_CPU, &pipeline);
+	munmap(memory, PIPELINE_LENGTH);
+}
+
+#define CALLERS		15
+#define CALLER_LENGTH	(2 * PIPELINE_CHUNK)
+
+/* One of many processes that migrate to and fro by one engine. */
+static void be_a_caller(int go, unsigned int rounds)
+{
+	struct pipeline_run run = { .kind = &kinds[0], .name = "4k", .chunk = PIPELINE_CHUNK };
+	unsigned char *memory = map_aligned(CALLER_LENGTH);
+	struct hmm_migrate_bench_pipeline pipeline;
+	char c;
+
+	touch(memory, CALLER_LENGTH);
+	if (read(go, &c, 1))
+		_exit(1);
+	while (rounds--) {
+		ask_length(&run, memory, CALLER_LENGTH, HMM_MIGRATE_BENCH_RANGE, &pipeline);
+		ask_length(&run, memory, CALLER_LENGTH, HMM_MIGRATE_BENCH_RETURN, &pipeline);
+	}
+	_exit(0);
+}
+
+static void *hold_first(void *memory)
+{
+	struct pipeline_run run = { .kind = &kinds[0], .name = "4k", .chunk = PIPELINE_CHUNK };
+	struct hmm_migrate_bench_pipeline pipeline;
+
+	ask_length(&run, memory, 900 * PAGE, HMM_MIGRATE_BENCH_HOLD, &pipeline);
+	return NULL;
+}
+
+/* One whose pages are held by somebody, as if they were under I/O. */
+static void be_stuck(void)
+{
+	struct pipeline_run run = { .kind = &kinds[0], .name = "4k", .chunk = PIPELINE_CHUNK };
+	unsigned char *memory = map_aligned(CALLER_LENGTH);
+	struct hmm_migrate_bench_pipeline pipeline;
+	pthread_t thread;
+
+	touch(memory, CALLER_LENGTH);
+	if (pthread_create(&thread, NULL, hold_first, memory))
+		_exit(1);
+	usleep(20000);
+	ask_length(&run, memory, CALLER_LENGTH, HMM_MIGRATE_BENCH_RANGE, &pipeline);
+	ask_length(&run, memory, CALLER_LENGTH, HMM_MIGRATE_BENCH_RETURN, &pipeline);
+	pthread_join(thread, NULL);
+	_exit(0);
+}
+
+static pid_t must_fork(void)
+{
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0)
+		err(1, "fork");
+	return pid;
+}
+
+static void must_reap(pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid || status)
+		errx(1, "a caller failed");
+}
+
+/* Several that share the engine, and one that is stuck. */
+static void time_callers(const char *kind, bool with_stuck)
+{
+	pid_t pids[CALLERS], stuck = 0;
+	unsigned long long then;
+	unsigned int i;
+	int go[2];
+
+	if (pipe(go))
+		err(1, "pipe");
+	if (with_stuck) {
+		stuck = must_fork();
+		if (!stuck) {
+			close(go[0]);
+			close(go[1]);
+			be_stuck();
+		}
+	}
+	for (i = 0; i < CALLERS; i++) {
+		pids[i] = must_fork();
+		if (!pids[i]) {
+			close(go[1]);
+			be_a_caller(go[0], 2);
+		}
+	}
+	/* All of them have their memory, and the other one is stuck, by then. */
+	usleep(200000);
+	close(go[0]);
+	then = now_ns();
+	close(go[1]);
+	for (i = 0; i < CALLERS; i++)
+		must_reap(pids[i]);
+	print_figure("callers", kind, now_ns() - then);
+	if (stuck)
+		must_reap(stuck);
+}
+
+static void do_around(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (kinds[i].order == 4 || kinds[i].order == 9)
+			do_from_device(&kinds[i]);
+	do_faults();
+	time_callers("alone", false);
+	time_callers("range", true);
+}
+
 static void do_pipeline(void)
 {
 	struct pipeline_run scattered = {
@@ -549,6 +758,7 @@ static void do_pipeline(void)
 			do_pipeline_kind(&kinds[i]);
 	compare_pipeline(&scattered);
 	curve_of_chunks(&scattered);
+	do_around();
 }
 
 static unsigned long read_vmstat(const char *name)

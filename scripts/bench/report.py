@@ -15,6 +15,10 @@ CURVES = ('4k', '4k-scattered', '64k', '2m')
 PIPELINE = CURVES + tuple(f'{size}-{to}' for to in ('coherent', 'node') for size in ('4k', '64k', '2m'))
 PIPELINE_MIB, CHUNK_KIB = 64, 2048
 CHUNKS = tuple(1 << n for n in range(6, 17))
+# What is timed besides, and what that is compared with: the largest of these.
+AROUND = {'evict-64k': ('engine', 'cpu'), 'evict-2m': ('engine', 'cpu'),
+          'peer-64k': ('engine', 'cpu'), 'peer-2m': ('engine', 'cpu'),
+          'fault': ('back',), 'callers': ('alone',)}
 REQUESTS = ('fault', 'snapshot')
 # The order that hmm_range_fault() reports without HMM_RANGE_FOLIO_ORDER, and with it.
 MAPPED = {'4k': ('0', '0'), '64k': ('0', '4'), '2m': ('9', '9')}
@@ -118,6 +122,10 @@ class Kernel:
                 for what in ('cpu', 'engine', 'serial', 'range'):
                     if not self.chunk(size, CHUNK_KIB, what):
                         yield f'the pipeline of {size}, {what}'
+            for case, others in AROUND.items():
+                for what in others + ('range',) + (('each',) if case == 'fault' else ()):
+                    if not self.chunk(case, CHUNK_KIB, what):
+                        yield f'{case}, {what}'
             for size in CURVES:
                 for kib in CHUNKS:
                     if not self.chunk(size, kib, 'range'):
@@ -181,6 +189,9 @@ def value_of(kernel, case, direction):
         return fault_per_page(found[0]) / fault_per_page(found[1]), None
     if case.startswith('pipeline-'):
         times = [kernel.chunk(case.removeprefix('pipeline-'), CHUNK_KIB, what) for what in ('range', 'engine', 'cpu')]
+        return (times[0] / max(times[1:]), None) if all(times) else (None, 'not measured')
+    if case in AROUND:
+        times = [kernel.chunk(case, CHUNK_KIB, what) for what in ('range',) + AROUND[case]]
         return (times[0] / max(times[1:]), None) if all(times) else (None, 'not measured')
     if case.startswith('shootdowns-'):
         r = kernel.shootdowns(case.split('-')[1], direction)
@@ -351,6 +362,21 @@ def print_pipeline(figures, series):
     print_table(['chunk', ''] + list(CURVES) + [''], rows)
 
 
+def print_around(figures, series):
+    rows = []
+    for case, others in AROUND.items():
+        value, why = value_of(series, case, 'out')
+        rows.append([case, '', ' and '.join(others)] +
+                    [milliseconds(max(filter(None, (series.chunk(case, CHUNK_KIB, w) for w in others)), default=None)),
+                     milliseconds(series.chunk(case, CHUNK_KIB, 'range')), why or f'{value:.3f}'] +
+                    must_cells(figures, series, case, 'out'))
+    print('What drivers need around it, milliseconds: 64 MiB evicted by pfns, and from one device to another; one fault '
+          'for a window of\n2 MiB of small pages, against hmm_migrate_range_back() of it; 15 callers with one engine '
+          'while another one is stuck, against\n15 alone\n')
+    print_table(['case', '', 'compared with', 'that', 'range', 'range / larger', 'must', 'aim', 'verdict'], rows)
+    print(f"512 faults for the same 2 MiB: {milliseconds(series.chunk('fault', CHUNK_KIB, 'each'))} ms\n")
+
+
 def gigabytes(ns):
     return '-' if not ns else f'{PIPELINE_MIB * 2 ** 20 / ns:.2f}'
 
@@ -425,6 +451,7 @@ def main():
     print_shootdowns(figures, stock, series)
     print_range_faults(figures, stock, series)
     print_pipeline(figures, series)
+    print_around(figures, series)
 
     failures = [f'{kernel.name}: {what} was not measured' for kernel in (stock, series) for what in kernel.missing()]
     for case, direction in figures.musts:

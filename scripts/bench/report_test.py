@@ -53,6 +53,11 @@ def pipeline():
     for size in {r['case'] for r in found}:
         found += [{'what': 'chunk', 'case': size, 'trip': 2048, 'direction': what, 'time': 3600000}
                   for what in ('engine', 'cpu', 'serial')]
+    around = {case: ('range', 'engine', 'cpu') for case in ('evict-64k', 'evict-2m', 'peer-64k', 'peer-2m')}
+    around.update({'fault': ('range', 'back', 'each'), 'callers': ('range', 'alone')})
+    for case, whats in around.items():
+        found += [{'what': 'chunk', 'case': case, 'trip': 2048, 'direction': what,
+                   'time': 3700000 if what == 'range' else 3600000} for what in whats]
     return found
 
 
@@ -178,6 +183,16 @@ class Report(unittest.TestCase):
             r['time'] = 4100000
         code, output = run(self.results, only_done('5'))
         self.assertEqual(code, 0, output)
+
+    def test_around_too_slow(self):
+        for case in 'evict-2m', 'peer-64k', 'fault', 'callers':
+            results = copy.deepcopy(GOOD)
+            for r in results['series']:
+                if r.get('case') == case and r['direction'] == 'range':
+                    r['time'] = 4400000
+            code, output = run(results, only_done('6'))
+            self.assertEqual(code, 1, output)
+            self.assertIn(f'{case} out', output)
 
     def test_range_fault_within_two_percent(self):
         for r in self.pick('series', what='range-fault', direction='fault'):

@@ -60,6 +60,21 @@ enum {
 	HMM_MIGRATE_BENCH_SERIAL,
 	/* All comes back; of this nobody wants to know the time. */
 	HMM_MIGRATE_BENCH_RETURN,
+	/* hmm_migrate_evict() of all private memory, with the engine; and no copy. */
+	HMM_MIGRATE_BENCH_EVICT,
+	HMM_MIGRATE_BENCH_EVICT_CPU,
+	/* From the private memory of one device to that of another; the same. */
+	HMM_MIGRATE_BENCH_PEER,
+	HMM_MIGRATE_BENCH_PEER_CPU,
+	/* And back from there, which nobody wants to know the time of. */
+	HMM_MIGRATE_BENCH_PEER_RETURN,
+	/* hmm_migrate_range_back(), no copy. */
+	HMM_MIGRATE_BENCH_BACK_CPU,
+	/* From now on a fault brings back a window of the chunk's size, no copy. */
+	HMM_MIGRATE_BENCH_WINDOW,
+	/* Hold the lock of the folio at the address for as many ms as the range has pages. */
+	HMM_MIGRATE_BENCH_HOLD,
+	HMM_MIGRATE_BENCH_NR_WHATS
 };
 
 /* Where to. */

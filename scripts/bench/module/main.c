@@ -52,6 +52,8 @@ static unsigned long first_pfn;
 static unsigned int nr_pages;
 static void *vram;
 u64 clock_ns;
+/* A fault brings back what lies in a window of so many bytes, if it is not 0. */
+unsigned long fault_window;
 
 /*
  * The allocator: pages never used start at @unused; freed folios are in a list
@@ -379,6 +381,8 @@ static vm_fault_t bench_migrate_to_ram(struct vm_fault *vmf)
 	};
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 
+	if (fault_window)
+		return (__force vm_fault_t)bench_window_fault(vmf);
 	args.start = ALIGN_DOWN(vmf->address, size);
 	args.end = args.start + size;
 	if (args.start < vmf->vma->vm_start || args.end > vmf->vma->vm_end) {

@@ -6,6 +6,7 @@
  * The private memory is nowhere, so the engine must be told to move no bytes.
  */
 #include <linux/dma-mapping.h>
+#include <linux/delay.h>
 #include <linux/dmaengine.h>
 #include <linux/highmem.h>
 #include <linux/hmm_migrate.h>
@@ -14,6 +15,7 @@
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -23,70 +25,120 @@
 
 /* Soft Reserved, if it is anything: vm.sh sees to that. */
 #define COHERENT_START	0x40000000UL
-#define COHERENT_SIZE	0x08000000UL
+#define MEMORY_SIZE	0x08000000UL
 
 static_assert(ARRAY_SIZE(((struct hmm_migrate_bench_pipeline *)0)->step) ==
 	      HMM_MIGRATE_NR_STEPS);
 
-/*
- * Coherent memory. It is handed out from the beginning to the end, and from the
- * beginning again when all of it is back.
+/**
+ * struct memory - memory of a device of its own, besides that of main.c
+ * @pgmap: its struct pages; whose owner is NULL before it is asked for
+ * @used: how many pages are in use
+ * @next: the next one that was never used
+ *
+ * It is handed out from the beginning to the end, and from the beginning again when all
+ * of it is back.
  */
-
-static struct dev_pagemap coherent_pgmap;
-static atomic_t coherent_used;
-static unsigned long coherent_next;
-
-static void coherent_free(struct folio *folio)
-{
-	if (!atomic_sub_return(folio_nr_pages(folio), &coherent_used))
-		coherent_next = 0;
-}
-
-static const struct dev_pagemap_ops coherent_ops = {
-	.folio_free = coherent_free,
+struct memory {
+	struct dev_pagemap pgmap;
+	atomic_t used;
+	unsigned long next;
 };
 
-static struct folio *coherent_alloc(unsigned int order)
+static struct memory coherent, peer;
+
+static struct memory *memory_of(struct dev_pagemap *pgmap)
 {
-	unsigned long first = ALIGN(coherent_next, BIT(order));
+	return container_of(pgmap, struct memory, pgmap);
+}
+
+static void memory_free(struct folio *folio)
+{
+	struct memory *memory = memory_of(page_pgmap(&folio->page));
+
+	if (!atomic_sub_return(folio_nr_pages(folio), &memory->used))
+		memory->next = 0;
+}
+
+/* Nothing is left there when the program ends. */
+static vm_fault_t memory_to_ram(struct vm_fault *vmf)
+{
+	return VM_FAULT_SIGBUS;
+}
+
+static const struct dev_pagemap_ops memory_ops = {
+	.folio_free = memory_free,
+	.migrate_to_ram = memory_to_ram,
+};
+
+static struct folio *memory_alloc(struct memory *memory, unsigned int order)
+{
+	unsigned long first = ALIGN(memory->next, BIT(order));
 	struct folio *folio;
 
-	if (first + BIT(order) > COHERENT_SIZE >> PAGE_SHIFT)
+	if (first + BIT(order) > MEMORY_SIZE >> PAGE_SHIFT)
 		return NULL;
-	coherent_next = first + BIT(order);
-	atomic_add(BIT(order), &coherent_used);
-	folio = (struct folio *)pfn_to_page(PHYS_PFN(COHERENT_START) + first);
-	zone_device_folio_init(folio, &coherent_pgmap, order);
+	memory->next = first + BIT(order);
+	atomic_add(BIT(order), &memory->used);
+	folio = (struct folio *)pfn_to_page(PHYS_PFN(memory->pgmap.range.start) + first);
+	zone_device_folio_init(folio, &memory->pgmap, order);
 	return folio;
+}
+
+static int memory_map(struct memory *memory, enum memory_type type, u64 start, void *owner)
+{
+	void *pages;
+
+	memory->pgmap.type = type;
+	memory->pgmap.range.start = start;
+	memory->pgmap.range.end = start + MEMORY_SIZE - 1;
+	memory->pgmap.nr_range = 1;
+	memory->pgmap.ops = &memory_ops;
+	memory->pgmap.owner = owner;
+	pages = memremap_pages(&memory->pgmap, 0);
+	if (IS_ERR(pages))
+		memory->pgmap.owner = NULL;
+	return PTR_ERR_OR_ZERO(pages);
 }
 
 /* When it is asked for first: what is measured without it must not have it. */
 static int coherent_create(void)
 {
-	void *pages;
-
-	if (coherent_pgmap.owner)
+	if (coherent.pgmap.owner)
 		return 0;
-	if (region_intersects(COHERENT_START, COHERENT_SIZE, IORESOURCE_MEM,
+	if (region_intersects(COHERENT_START, MEMORY_SIZE, IORESOURCE_MEM,
 			      IORES_DESC_SOFT_RESERVED) != REGION_INTERSECTS)
 		return -ENODEV;
-	coherent_pgmap.type = MEMORY_DEVICE_COHERENT;
-	coherent_pgmap.range.start = COHERENT_START;
-	coherent_pgmap.range.end = COHERENT_START + COHERENT_SIZE - 1;
-	coherent_pgmap.nr_range = 1;
-	coherent_pgmap.ops = &coherent_ops;
-	coherent_pgmap.owner = &pgmap;
-	pages = memremap_pages(&coherent_pgmap, 0);
-	if (IS_ERR(pages))
-		coherent_pgmap.owner = NULL;
-	return PTR_ERR_OR_ZERO(pages);
+	return memory_map(&coherent, MEMORY_DEVICE_COHERENT, COHERENT_START, &pgmap);
 }
+
+static int peer_create(void)
+{
+	struct resource *region;
+
+	if (peer.pgmap.owner)
+		return 0;
+	region = request_free_mem_region(&iomem_resource, MEMORY_SIZE, "hmm_migrate_bench_peer");
+	if (IS_ERR(region))
+		return PTR_ERR(region);
+	return memory_map(&peer, MEMORY_DEVICE_PRIVATE, region->start, &peer);
+}
+
+static struct dma_chan *engine_chan;
+static struct hmm_migrate_dma *engine_dma;
 
 void bench_pipeline_exit(void)
 {
-	if (coherent_pgmap.owner)
-		memunmap_pages(&coherent_pgmap);
+	if (engine_chan)
+		dma_release_channel(engine_chan);
+	if (engine_dma)
+		hmm_migrate_dma_destroy(engine_dma);
+	if (coherent.pgmap.owner)
+		memunmap_pages(&coherent.pgmap);
+	if (peer.pgmap.owner) {
+		memunmap_pages(&peer.pgmap);
+		release_mem_region(peer.pgmap.range.start, MEMORY_SIZE);
+	}
 }
 
 /* The ops, for each kind of memory */
@@ -106,7 +158,7 @@ static struct folio *alloc_kind(unsigned int kind, unsigned int order)
 	struct page *page;
 
 	if (kind == HMM_MIGRATE_BENCH_COHERENT)
-		return coherent_alloc(order);
+		return memory_alloc(&coherent, order);
 	if (kind == HMM_MIGRATE_BENCH_NODE)
 		return node_alloc(order);
 	page = alloc_device(order);
@@ -122,7 +174,13 @@ static struct folio *private_op(const struct hmm_migrate_chunk *chunk,
 static struct folio *coherent_op(const struct hmm_migrate_chunk *chunk,
 				 unsigned long addr, unsigned int order)
 {
-	return coherent_alloc(order);
+	return memory_alloc(&coherent, order);
+}
+
+static struct folio *peer_op(const struct hmm_migrate_chunk *chunk,
+			     unsigned long addr, unsigned int order)
+{
+	return memory_alloc(&peer, order);
 }
 
 static u64 pipeline_address(const struct hmm_migrate_chunk *chunk, struct page *page)
@@ -130,8 +188,25 @@ static u64 pipeline_address(const struct hmm_migrate_chunk *chunk, struct page *
 	return PFN_PHYS(page_to_pfn(page));
 }
 
+static struct folio *node_op(const struct hmm_migrate_chunk *chunk, unsigned long addr,
+			     unsigned int order)
+{
+	return hmm_migrate_alloc_node(chunk, addr, order, 1);
+}
+
+static struct folio *node_back_op(const struct hmm_migrate_chunk *chunk,
+				  unsigned long addr, unsigned int order)
+{
+	return hmm_migrate_alloc_node(chunk, addr, order, 0);
+}
+
+static int engine_op(struct hmm_migrate_chunk *chunk)
+{
+	return hmm_migrate_dma_copy(chunk, chunk->migrate->private);
+}
+
 #define ENGINE_OPS						\
-	.copy = hmm_migrate_dma_copy,				\
+	.copy = engine_op,					\
 	.wait = hmm_migrate_dma_wait,				\
 	.address = pipeline_address,				\
 	.release = hmm_migrate_dma_release
@@ -139,10 +214,10 @@ static u64 pipeline_address(const struct hmm_migrate_chunk *chunk, struct page *
 static const struct hmm_migrate_ops pipeline_ops[] = {
 	[HMM_MIGRATE_BENCH_PRIVATE] = { ENGINE_OPS, .alloc = private_op },
 	[HMM_MIGRATE_BENCH_COHERENT] = { ENGINE_OPS, .alloc = coherent_op },
-	[HMM_MIGRATE_BENCH_NODE] = { ENGINE_OPS, .alloc = hmm_migrate_alloc_node },
+	[HMM_MIGRATE_BENCH_NODE] = { ENGINE_OPS, .alloc = node_op },
 };
 
-static void init_migrate(struct hmm_migrate *migrate, struct dma_chan *chan,
+static void init_migrate(struct hmm_migrate *migrate, struct hmm_migrate_dma *dma,
 			 const struct hmm_migrate_bench_pipeline *pipeline)
 {
 	*migrate = (struct hmm_migrate){
@@ -152,19 +227,19 @@ static void init_migrate(struct hmm_migrate *migrate, struct dma_chan *chan,
 		.ops = &pipeline_ops[pipeline->kind],
 		.pgmap_owner = &pgmap,
 		.select = MIGRATE_VMA_SELECT_SYSTEM | MIGRATE_VMA_SELECT_LARGE,
-		.flags = HMM_MIGRATE_STRICT | HMM_MIGRATE_STOP_ON_COPY_ERROR,
-		.node = 1,
-		.dma_chan = chan,
+		.flags = HMM_MIGRATE_STRICT | HMM_MIGRATE_STOP_ON_COPY_ERROR |
+			 (pipeline->kind == HMM_MIGRATE_BENCH_NODE ? HMM_MIGRATE_TO_SYSTEM : 0),
+		.private = dma,
 		.chunk_size = pipeline->chunk,
 	};
 }
 
-static int do_range(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *pipeline)
+static int do_range(struct hmm_migrate_dma *dma, struct hmm_migrate_bench_pipeline *pipeline)
 {
 	struct hmm_migrate migrate;
 	int ret, i;
 
-	init_migrate(&migrate, chan, pipeline);
+	init_migrate(&migrate, dma, pipeline);
 	pipeline->time = ktime_get_ns();
 	ret = hmm_migrate_range(&migrate);
 	pipeline->time = ktime_get_ns() - pipeline->time;
@@ -183,7 +258,7 @@ static int do_return(struct hmm_migrate_bench_pipeline *pipeline)
 {
 	static const struct hmm_migrate_ops system_ops = { .copy = copy_nothing };
 	static const struct hmm_migrate_ops node_ops = {
-		.alloc = hmm_migrate_alloc_node,
+		.alloc = node_back_op,
 		.copy = copy_nothing,
 	};
 	bool node = pipeline->kind == HMM_MIGRATE_BENCH_NODE;
@@ -192,10 +267,96 @@ static int do_return(struct hmm_migrate_bench_pipeline *pipeline)
 
 	init_migrate(&migrate, NULL, pipeline);
 	migrate.ops = node ? &node_ops : &system_ops;
-	migrate.node = 0;
 	ret = node ? hmm_migrate_range(&migrate) : hmm_migrate_range_back(&migrate);
 	pipeline->moved = migrate.moved;
 	return ret;
+}
+
+/* Evictions, devices among themselves, and faults */
+
+static const struct hmm_migrate_ops engine_back_ops = { ENGINE_OPS };
+static const struct hmm_migrate_ops nothing_back_ops = { .copy = copy_nothing };
+static const struct hmm_migrate_ops engine_peer_ops = { ENGINE_OPS, .alloc = peer_op };
+static const struct hmm_migrate_ops nothing_peer_ops = {
+	.alloc = peer_op,
+	.copy = copy_nothing,
+};
+
+static int do_evict(struct hmm_migrate_dma *dma, struct hmm_migrate_bench_pipeline *pipeline)
+{
+	bool engine = pipeline->what == HMM_MIGRATE_BENCH_EVICT;
+	struct hmm_migrate migrate;
+	int ret;
+
+	init_migrate(&migrate, dma, pipeline);
+	migrate.ops = engine ? &engine_back_ops : &nothing_back_ops;
+	pipeline->time = ktime_get_ns();
+	ret = hmm_migrate_evict(&migrate, PHYS_PFN(pgmap.range.start),
+				pipeline->length >> PAGE_SHIFT);
+	pipeline->time = ktime_get_ns() - pipeline->time;
+	pipeline->moved = migrate.moved;
+	return ret;
+}
+
+static int do_peer(struct hmm_migrate_dma *dma, struct hmm_migrate_bench_pipeline *pipeline)
+{
+	bool engine = pipeline->what == HMM_MIGRATE_BENCH_PEER;
+	void *peers[] = { &pgmap };
+	struct hmm_migrate migrate;
+	int ret;
+
+	init_migrate(&migrate, dma, pipeline);
+	migrate.ops = engine ? &engine_peer_ops : &nothing_peer_ops;
+	migrate.pgmap_owner = &peer;
+	migrate.peers = peers;
+	migrate.nr_peers = ARRAY_SIZE(peers);
+	migrate.select = MIGRATE_VMA_SELECT_DEVICE_PRIVATE | MIGRATE_VMA_SELECT_LARGE;
+	pipeline->time = ktime_get_ns();
+	ret = hmm_migrate_range(&migrate);
+	pipeline->time = ktime_get_ns() - pipeline->time;
+	pipeline->moved = migrate.moved;
+	return ret;
+}
+
+static int do_back(struct hmm_migrate_bench_pipeline *pipeline)
+{
+	struct hmm_migrate migrate;
+	int ret;
+
+	init_migrate(&migrate, NULL, pipeline);
+	migrate.ops = &nothing_back_ops;
+	if (pipeline->what == HMM_MIGRATE_BENCH_PEER_RETURN)
+		migrate.pgmap_owner = &peer;
+	pipeline->time = ktime_get_ns();
+	ret = hmm_migrate_range_back(&migrate);
+	pipeline->time = ktime_get_ns() - pipeline->time;
+	pipeline->moved = migrate.moved;
+	return ret;
+}
+
+unsigned int bench_window_fault(struct vm_fault *vmf)
+{
+	struct hmm_migrate migrate = {
+		.ops = &nothing_back_ops,
+		.pgmap_owner = &pgmap,
+		.select = MIGRATE_VMA_SELECT_LARGE,
+	};
+
+	return (__force unsigned int)hmm_migrate_fault(vmf, &migrate, fault_window);
+}
+
+static int do_hold(struct hmm_migrate_bench_pipeline *pipeline)
+{
+	struct page *page;
+
+	if (get_user_pages_fast(pipeline->addr, 1, 0, &page) != 1)
+		return -EFAULT;
+	folio_lock(page_folio(page));
+	put_page(page);
+	msleep(pipeline->length >> PAGE_SHIFT);
+	folio_unlock(page_folio(page));
+	pipeline->moved = pipeline->length >> PAGE_SHIFT;
+	return 0;
 }
 
 /* The three calls */
@@ -408,6 +569,7 @@ static void add_segment(struct hmm_migrate_chunk *chunk, struct page *src,
 	next->src = src;
 	next->dst = dst;
 	next->npages = 1;
+	next->index = chunk->npages;
 	chunk->nr_segments++;
 }
 
@@ -426,7 +588,7 @@ static int engine_fill(struct engine_chunk *engine, unsigned long addr,
 		if (!dst)
 			return -ENOMEM;
 		engine->folios[engine->nr_folios++] = dst;
-		for (j = 0; j < folio_nr_pages(dst); j++)
+		for (j = 0; j < folio_nr_pages(dst); j++, engine->chunk.npages++)
 			add_segment(&engine->chunk, engine->pages[i + j],
 				    folio_page(dst, j));
 	}
@@ -458,20 +620,21 @@ static void engine_destroy(struct engine_chunk *engine)
 	kvfree(engine->folios);
 }
 
-static int engine_run(struct engine_chunk *engines, unsigned int nr)
+static int engine_run(struct hmm_migrate_dma *dma, struct engine_chunk *engines,
+		      unsigned int nr)
 {
 	unsigned int i;
 	int ret = 0;
 
 	for (i = 0; !ret && i < nr; i++) {
-		ret = hmm_migrate_dma_copy(&engines[i].chunk);
+		ret = hmm_migrate_dma_copy(&engines[i].chunk, dma);
 		if (!ret && i)
 			ret = hmm_migrate_dma_wait(&engines[i - 1].chunk);
 	}
 	return ret ?: hmm_migrate_dma_wait(&engines[nr - 1].chunk);
 }
 
-static int do_engine(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *pipeline)
+static int do_engine(struct hmm_migrate_dma *dma, struct hmm_migrate_bench_pipeline *pipeline)
 {
 	unsigned int nr = DIV_ROUND_UP(pipeline->length, pipeline->chunk), i;
 	unsigned long max = pipeline->chunk >> PAGE_SHIFT;
@@ -482,7 +645,7 @@ static int do_engine(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *p
 	engines = kvcalloc(nr, sizeof(*engines), GFP_KERNEL);
 	if (!engines)
 		return -ENOMEM;
-	init_migrate(&migrate, chan, pipeline);
+	init_migrate(&migrate, dma, pipeline);
 	for (i = 0; !ret && i < nr; i++) {
 		engines[i].chunk.migrate = &migrate;
 		ret = engine_create(&engines[i], max);
@@ -494,7 +657,7 @@ static int do_engine(struct dma_chan *chan, struct hmm_migrate_bench_pipeline *p
 	}
 	pipeline->time = ktime_get_ns();
 	if (!ret)
-		ret = engine_run(engines, nr);
+		ret = engine_run(dma, engines, nr);
 	pipeline->time = ktime_get_ns() - pipeline->time;
 	for (i = 0; i < nr; i++)
 		engine_destroy(&engines[i]);
@@ -507,34 +670,77 @@ static int check_pipeline(const struct hmm_migrate_bench_pipeline *pipeline)
 	if (!PAGE_ALIGNED(pipeline->addr | pipeline->length | pipeline->chunk) ||
 	    !pipeline->length || !pipeline->chunk ||
 	    pipeline->chunk > pipeline->length ||
-	    pipeline->length > COHERENT_SIZE ||
+	    pipeline->length > MEMORY_SIZE ||
 	    pipeline->addr + pipeline->length < pipeline->addr ||
-	    pipeline->what > HMM_MIGRATE_BENCH_RETURN ||
+	    pipeline->what >= HMM_MIGRATE_BENCH_NR_WHATS ||
 	    pipeline->kind >= HMM_MIGRATE_BENCH_NR_KINDS)
 		return -EINVAL;
 	return 0;
 }
 
-static int do_pipeline(struct dma_chan *chan,
+static int do_pipeline(struct dma_chan *chan, struct hmm_migrate_dma *dma,
 		       struct hmm_migrate_bench_pipeline *pipeline)
 {
 	switch (pipeline->what) {
 	case HMM_MIGRATE_BENCH_RANGE:
-		return do_range(chan, pipeline);
+		return do_range(dma, pipeline);
 	case HMM_MIGRATE_BENCH_ENGINE:
-		return do_engine(chan, pipeline);
+		return do_engine(dma, pipeline);
 	case HMM_MIGRATE_BENCH_RETURN:
 		return do_return(pipeline);
+	case HMM_MIGRATE_BENCH_EVICT:
+	case HMM_MIGRATE_BENCH_EVICT_CPU:
+		return do_evict(dma, pipeline);
+	case HMM_MIGRATE_BENCH_PEER:
+	case HMM_MIGRATE_BENCH_PEER_CPU:
+		return peer_create() ?: do_peer(dma, pipeline);
+	case HMM_MIGRATE_BENCH_PEER_RETURN:
+	case HMM_MIGRATE_BENCH_BACK_CPU:
+		return do_back(pipeline);
+	case HMM_MIGRATE_BENCH_WINDOW:
+		fault_window = pipeline->chunk < pipeline->length ? 0 : pipeline->chunk;
+		pipeline->moved = pipeline->length >> PAGE_SHIFT;
+		return 0;
+	case HMM_MIGRATE_BENCH_HOLD:
+		return do_hold(pipeline);
 	default:
 		return do_bare(chan, pipeline);
 	}
 }
 
+/* The first of them has everything. */
+static bool is_engine(struct dma_chan *chan, void *data)
+{
+	return !strcmp(dev_name(chan->device->dev), "test_hmm_migrate_dma.0");
+}
+
+static DEFINE_MUTEX(engine_lock);	/* held to get it */
+
+/* It is everybody's: calls share it. */
+static int get_engine(void)
+{
+	struct hmm_migrate_dma *dma;
+	dma_cap_mask_t mask;
+
+	guard(mutex)(&engine_lock);
+	if (engine_dma)
+		return 0;
+	dma_cap_zero(mask);
+	dma_cap_set(DMA_MEMCPY, mask);
+	if (!engine_chan)
+		engine_chan = dma_request_channel(mask, is_engine, NULL);
+	if (!engine_chan)
+		return -ENODEV;
+	dma = hmm_migrate_dma_create(engine_chan);
+	if (IS_ERR(dma))
+		return PTR_ERR(dma);
+	engine_dma = dma;
+	return 0;
+}
+
 long bench_pipeline(void __user *user)
 {
 	struct hmm_migrate_bench_pipeline pipeline;
-	struct dma_chan *chan;
-	dma_cap_mask_t mask;
 	int ret;
 
 	if (copy_from_user(&pipeline, user, sizeof(pipeline)))
@@ -545,15 +751,8 @@ long bench_pipeline(void __user *user)
 	ret = check_pipeline(&pipeline);
 	if (!ret && pipeline.kind == HMM_MIGRATE_BENCH_COHERENT)
 		ret = coherent_create();
-	if (ret)
-		return ret;
-	dma_cap_zero(mask);
-	dma_cap_set(DMA_MEMCPY, mask);
-	chan = dma_request_channel(mask, NULL, NULL);
-	if (!chan)
-		return -ENODEV;
-	ret = do_pipeline(chan, &pipeline);
-	dma_release_channel(chan);
+	ret = ret ?: get_engine();
+	ret = ret ?: do_pipeline(engine_chan, engine_dma, &pipeline);
 	if (!ret && copy_to_user(user, &pipeline, sizeof(pipeline)))
 		ret = -EFAULT;
 	return ret;

@@ -1314,7 +1314,8 @@ TEST_F_TIMEOUT(device, eviction_reports, TIMEOUT)
 
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 3, 2));
+	ASSERT_EQ(0, inject(self->fd, is_bare() ? TEST_HMM_MIGRATE_FAIL_COPY :
+			    TEST_HMM_MIGRATE_FAIL_PAGE, 3, 2));
 	ASSERT_EQ(0, evict(self->fd, &argument));
 	EXPECT_EQ(PAGES - 2, argument.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(2, argument.pages[TEST_HMM_MIGRATE_COPY_FAILED]);
@@ -2191,15 +2192,16 @@ static const struct {
 } requests[] = {
 	{ "info", TEST_HMM_MIGRATE_INFO, sizeof(struct test_hmm_migrate_info) },
 	{ "to_device", TEST_HMM_MIGRATE_TO_DEVICE, sizeof(struct test_hmm_migrate_range),
-	  0x3ff },
+	  0xfff },
 	{ "to_system", TEST_HMM_MIGRATE_TO_SYSTEM, sizeof(struct test_hmm_migrate_range),
-	  0x3ff & ~(TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_RELOCATE |
-		    TEST_HMM_MIGRATE_MAKE_ROOM) },
+	  0xfff & ~(TEST_HMM_MIGRATE_SKIP_HOLES | TEST_HMM_MIGRATE_RELOCATE |
+		    TEST_HMM_MIGRATE_MAKE_ROOM | TEST_HMM_MIGRATE_PEERS) },
 	{ "read", TEST_HMM_MIGRATE_READ, sizeof(struct test_hmm_migrate_access) },
 	{ "write", TEST_HMM_MIGRATE_WRITE, sizeof(struct test_hmm_migrate_access) },
 	{ "snapshot", TEST_HMM_MIGRATE_SNAPSHOT, sizeof(struct test_hmm_migrate_snapshot) },
 	{ "evict", TEST_HMM_MIGRATE_EVICT, sizeof(struct test_hmm_migrate_evict),
-	  TEST_HMM_MIGRATE_SCATTERED },
+	  TEST_HMM_MIGRATE_SCATTERED | TEST_HMM_MIGRATE_EVICT_BARE |
+	  TEST_HMM_MIGRATE_EVICT_ENGINE },
 	{ "statistics", TEST_HMM_MIGRATE_STATISTICS, sizeof(struct test_hmm_migrate_statistics),
 	  TEST_HMM_MIGRATE_RESET },
 	/* Has no flags; what to inject is in their place. */
@@ -2207,11 +2209,12 @@ static const struct {
 	{ "hold", TEST_HMM_MIGRATE_HOLD, sizeof(struct test_hmm_migrate_hold),
 	  TEST_HMM_MIGRATE_HOLD_MIGRATION | TEST_HMM_MIGRATE_HOLD_TAKEN },
 	{ "fault_order", TEST_HMM_MIGRATE_FAULT_ORDER,
-	  sizeof(struct test_hmm_migrate_fault_order), TEST_HMM_MIGRATE_FAULT_BARE },
+	  sizeof(struct test_hmm_migrate_fault_order),
+	  TEST_HMM_MIGRATE_FAULT_BARE | TEST_HMM_MIGRATE_FAULT_ENGINE },
 	{ "take", TEST_HMM_MIGRATE_TAKE, sizeof(struct test_hmm_migrate_take) },
 	{ "to_node", TEST_HMM_MIGRATE_TO_NODE, sizeof(struct test_hmm_migrate_range),
-	  0x3ff & ~(TEST_HMM_MIGRATE_BARE | TEST_HMM_MIGRATE_RELOCATE |
-		    TEST_HMM_MIGRATE_MAKE_ROOM) },
+	  0xfff & ~(TEST_HMM_MIGRATE_BARE | TEST_HMM_MIGRATE_RELOCATE |
+		    TEST_HMM_MIGRATE_MAKE_ROOM | TEST_HMM_MIGRATE_PEERS) },
 	{ "cancel", TEST_HMM_MIGRATE_CANCEL, sizeof(struct test_hmm_migrate_cancel) },
 };
 

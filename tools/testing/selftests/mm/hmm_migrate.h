@@ -480,7 +480,8 @@ static bool bare;
 #define RANGE_FLAGS \
 	(TEST_HMM_MIGRATE_SKIP_GAPS | TEST_HMM_MIGRATE_STOP_NO_MEMORY | \
 	 TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE | \
-	 TEST_HMM_MIGRATE_MAKE_ROOM)
+	 TEST_HMM_MIGRATE_MAKE_ROOM | TEST_HMM_MIGRATE_PEERS | \
+	 TEST_HMM_MIGRATE_NO_WAIT)
 
 static inline bool is_bare(void)
 {
@@ -714,7 +715,7 @@ static inline int evict_by(int fd, unsigned int flags,
 
 static inline int evict(int fd, struct test_hmm_migrate_evict *argument)
 {
-	return evict_by(fd, 0, argument);
+	return evict_by(fd, is_bare() ? TEST_HMM_MIGRATE_EVICT_BARE : 0, argument);
 }
 
 /* How many pages the device got for itself alone, or -errno. */

@@ -1,9 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Load the test drivers and run hmm_migrate, hmm_migrate_ioctl, hmm_migrate_large,
-# hmm_migrate_others, hmm_migrate_range and hmm_migrate_stress, with some swap space if
-# the machine has none. What was not there before is gone again afterwards.
+# Load the test drivers and run the tests of range migration, with some swap space if the
+# machine has none. What was not there before is gone again afterwards.
 
 # kselftest's code for a test that cannot run here
 ksft_skip=4
@@ -109,8 +108,8 @@ case $module in
 *.ko)	export HMM_MIGRATE_MODULE="$module" ;;
 esac
 status=0
-for program in hmm_migrate hmm_migrate_ioctl hmm_migrate_large hmm_migrate_others \
-	       hmm_migrate_range hmm_migrate_stress; do
+for program in hmm_migrate hmm_migrate_driver hmm_migrate_ioctl hmm_migrate_large \
+	       hmm_migrate_others hmm_migrate_range hmm_migrate_stress; do
 	"$(dirname "$0")"/$program || status=1
 done
 exit $status

@@ -30,6 +30,10 @@
 #define TWO_MEG		(2UL << 20)
 #define MAX_CHUNK	(512 * TWO_MEG)
 #define MAX_NODES	1024
+/* Small pages of 64 MiB. */
+#define MAX_WINDOW_ORDER	14
+/* Longer than any call of this program takes, in microseconds. */
+#define LONG_ENOUGH	10000000
 #define MAX_COMPLAINTS	5
 /* No process has memory from here on, whatever the machine. */
 #define BEYOND		0x0200000000000000ULL
@@ -108,14 +112,15 @@ static const struct command commands[] = {
 	COMMAND(READ, access, IN(access, done), .ranged = true),
 	COMMAND(WRITE, access, IN(access, done), .ranged = true),
 	COMMAND(SNAPSHOT, snapshot, IN(snapshot, done), .ranged = true),
-	COMMAND(EVICT, evict, IN(evict, pages), .flags = TEST_HMM_MIGRATE_SCATTERED),
+	COMMAND(EVICT, evict, IN(evict, pages), .flags = TEST_HMM_MIGRATE_SCATTERED |
+		TEST_HMM_MIGRATE_EVICT_BARE | TEST_HMM_MIGRATE_EVICT_ENGINE),
 	COMMAND(STATISTICS, statistics, IN(statistics, to_device),
 		.flags = TEST_HMM_MIGRATE_RESET),
 	COMMAND(INJECT, inject, sizeof(ARGUMENT(inject)), .flagless = true),
 	COMMAND(HOLD, hold, IN(hold, pages), .flags = TEST_HMM_MIGRATE_HOLD_MIGRATION |
 		TEST_HMM_MIGRATE_HOLD_TAKEN, .ranged = true),
 	COMMAND(FAULT_ORDER, fault_order, sizeof(ARGUMENT(fault_order)),
-		.flags = TEST_HMM_MIGRATE_FAULT_BARE),
+		.flags = TEST_HMM_MIGRATE_FAULT_BARE | TEST_HMM_MIGRATE_FAULT_ENGINE),
 	COMMAND(TAKE, take, IN(take, pages), .ranged = true),
 	COMMAND(TO_NODE, range, IN(range, pages), .flags = MIGRATE_FLAGS,
 		.ranged = true),
@@ -141,12 +146,18 @@ static bool flags_go_together(const struct command *command, __u32 flags)
 {
 	if (flags & ~command->flags)
 		return false;
-	if (is_one_of(command, BIT_OF(HOLD)))
+	if (is_one_of(command, BIT_OF(HOLD) | BIT_OF(FAULT_ORDER)))
 		return flags != command->flags;
+	if (is_one_of(command, BIT_OF(EVICT)))
+		return !(flags & TEST_HMM_MIGRATE_EVICT_BARE &&
+			 flags & TEST_HMM_MIGRATE_EVICT_ENGINE);
 	if (!is_one_of(command, MIGRATES))
 		return true;
 	if (command->request != TEST_HMM_MIGRATE_TO_DEVICE &&
-	    flags & (TEST_HMM_MIGRATE_RELOCATE | TEST_HMM_MIGRATE_MAKE_ROOM))
+	    flags & (TEST_HMM_MIGRATE_RELOCATE | TEST_HMM_MIGRATE_MAKE_ROOM |
+		     TEST_HMM_MIGRATE_PEERS))
+		return false;
+	if (flags & TEST_HMM_MIGRATE_RELOCATE && flags & TEST_HMM_MIGRATE_PEERS)
 		return false;
 	/* A node has holes to fill, too. */
 	if (command->request == TEST_HMM_MIGRATE_TO_SYSTEM &&
@@ -159,15 +170,6 @@ static bool flags_go_together(const struct command *command, __u32 flags)
 	return !(flags & TEST_HMM_MIGRATE_BARE && flags & RANGE_FLAGS);
 }
 
-/* Step through all those that do. Begins with 0, which always does. */
-static bool next_flags(const struct command *command, __u32 *flags)
-{
-	while (++*flags <= command->flags)
-		if (flags_go_together(command, *flags))
-			return true;
-	return false;
-}
-
 /*
  * Two at most, where the ioctl does something, which takes its time: on a kernel that
  * looks for errors of its own more than a million instructions.
@@ -176,6 +178,21 @@ static bool few_flags(__u32 flags)
 {
 	flags &= flags - 1;
 	return !(flags & (flags - 1));
+}
+
+/*
+ * Step through those that do. Begins with 0, which always does. Of the last two, which
+ * have nothing to do with the others, each is tried with one other.
+ */
+static bool next_flags(const struct command *command, __u32 *flags)
+{
+	const __u32 apart = TEST_HMM_MIGRATE_PEERS | TEST_HMM_MIGRATE_NO_WAIT;
+
+	while (++*flags <= command->flags)
+		if (flags_go_together(command, *flags) &&
+		    !(*flags & apart && !few_flags(*flags)))
+			return true;
+	return false;
 }
 
 /* The arena */
@@ -437,11 +454,28 @@ static void judge(struct bench *bench, const struct input *input,
 		complain(bench, input, ret, field);
 }
 
+static bool wants_engine(const struct input *input)
+{
+	__u32 flags = input->argument.any.flags;
+
+	switch (input->command->request) {
+	case TEST_HMM_MIGRATE_TO_DEVICE:
+	case TEST_HMM_MIGRATE_TO_SYSTEM:
+	case TEST_HMM_MIGRATE_TO_NODE:
+		return flags & TEST_HMM_MIGRATE_ENGINE;
+	case TEST_HMM_MIGRATE_EVICT:
+		return flags & TEST_HMM_MIGRATE_EVICT_ENGINE;
+	case TEST_HMM_MIGRATE_FAULT_ORDER:
+		return flags & TEST_HMM_MIGRATE_FAULT_ENGINE;
+	default:
+		return false;
+	}
+}
+
 /* Where there is no engine, this is seen as soon as one would be needed. */
 static bool lacks_engine(const struct bench *bench, const struct input *input)
 {
-	return !bench->engine && is_one_of(input->command, MIGRATES) &&
-	       input->argument.range.flags & TEST_HMM_MIGRATE_ENGINE &&
+	return !bench->engine && wants_engine(input) &&
 	       !is_refusal(input->error) && input->error != -ESRCH;
 }
 
@@ -1126,6 +1160,36 @@ static bool is_usec(const struct bench *bench, const struct command *command,
 	return value <= TEST_HMM_MIGRATE_MAX_HOLD_TIME;
 }
 
+static bool is_way(const struct bench *bench, const struct command *command,
+		   uint64_t value)
+{
+	return value < TEST_HMM_MIGRATE_NR_WAYS;
+}
+
+static bool is_engine(const struct bench *bench, const struct command *command,
+		      uint64_t value)
+{
+	return value < TEST_HMM_MIGRATE_NR_ENGINES;
+}
+
+static bool is_depth(const struct bench *bench, const struct command *command,
+		     uint64_t value)
+{
+	return value <= TEST_HMM_MIGRATE_MAX_DEPTH;
+}
+
+static bool is_time(const struct bench *bench, const struct command *command,
+		    uint64_t value)
+{
+	return value <= TEST_HMM_MIGRATE_MAX_USEC;
+}
+
+static bool is_window(const struct bench *bench, const struct command *command,
+		      uint64_t value)
+{
+	return value <= MAX_WINDOW_ORDER;
+}
+
 static bool is_what(const struct bench *bench, const struct command *command,
 		    uint64_t value)
 {
@@ -1158,6 +1222,19 @@ static const struct field fields[] = {
 	U32(range, hole_order, .commands = MIGRATES, .is_right = is_zero,
 	    .flags = TEST_HMM_MIGRATE_HUGE),
 	U32(range, node, .commands = MIGRATES, .is_right = is_node),
+	U32(range, engine, .commands = MIGRATES, .is_right = is_zero),
+	U32(range, engine, .commands = MIGRATES, .is_right = is_engine,
+	    .flags = TEST_HMM_MIGRATE_ENGINE),
+	U32(range, way, .commands = MIGRATES, .is_right = is_way),
+	U32(range, way, .commands = MIGRATES & ~BIT_OF(TO_NODE), .is_right = is_zero,
+	    .flags = TEST_HMM_MIGRATE_BARE),
+	U32(range, depth, .commands = MIGRATES, .is_right = is_depth),
+	U32(range, depth, .commands = MIGRATES & ~BIT_OF(TO_NODE), .is_right = is_zero,
+	    .flags = TEST_HMM_MIGRATE_BARE),
+	U32(range, reserved, .commands = MIGRATES, .is_right = is_zero),
+	U64(range, usec, .commands = MIGRATES, .is_right = is_time),
+	U64(range, usec, .commands = MIGRATES & ~BIT_OF(TO_NODE), .is_right = is_zero,
+	    .flags = TEST_HMM_MIGRATE_BARE),
 	U32(inject, what, .commands = BIT_OF(INJECT), .is_right = is_what),
 	U32(inject, order, .commands = BIT_OF(INJECT), .is_right = is_order),
 	U32(inject, reserved, .commands = BIT_OF(INJECT), .is_right = is_zero),
@@ -1167,8 +1244,11 @@ static const struct field fields[] = {
 	U32(fault_order, order, .commands = BIT_OF(FAULT_ORDER), .is_right = is_order),
 	U32(fault_order, order, .commands = BIT_OF(FAULT_ORDER), .is_right = is_order,
 	    .flags = TEST_HMM_MIGRATE_FAULT_BARE),
-	U32(fault_order, reserved, .commands = BIT_OF(FAULT_ORDER),
-	    .is_right = is_zero),
+	U32(fault_order, window_order, .commands = BIT_OF(FAULT_ORDER),
+	    .is_right = is_window),
+	U32(fault_order, window_order, .commands = BIT_OF(FAULT_ORDER),
+	    .is_right = is_zero, .flags = TEST_HMM_MIGRATE_FAULT_BARE),
+	U64(fault_order, stay_usec, .commands = BIT_OF(FAULT_ORDER), .is_right = is_time),
 };
 
 static void set_field(struct input *input, const struct field *field, uint64_t value)
@@ -1229,6 +1309,8 @@ static void right_values(struct bench *bench, const struct command *command,
 	input.argument.range.flags = field->flags;
 	for (i = 0; i < NR_EDGES; i++) {
 		if (!fits(field, edge(i)) || !field->is_right(bench, command, edge(i)))
+			continue;
+		if (field->is_right == is_time && edge(i) && edge(i) < LONG_ENOUGH)
 			continue;
 		set_field(&input, field, edge(i));
 		control(bench, &input);
@@ -1355,9 +1437,9 @@ TEST_F_TIMEOUT(ioctl, several_fields, TIMEOUT)
 		AXIS(U64(inject, times), 0, 1, 1ULL << 32, -1),
 	};
 	const struct axis fault_order[] = {
-		AXIS(U32(fault_order, flags), 0, 2, 1U << 31, -1),
+		AXIS(U32(fault_order, flags), 0, 3, 1U << 31, -1),
 		AXIS(U32(fault_order, order), 0, TEST_HMM_MIGRATE_MAX_ORDER + 1, 1U << 31, -1),
-		AXIS(U32(fault_order, reserved), 0, 1, 1U << 31, -1),
+		AXIS(U32(fault_order, window_order), 0, MAX_WINDOW_ORDER + 1, 1U << 31, -1),
 	};
 
 	cross(bench, BIT_OF(TO_DEVICE) | BIT_OF(TO_SYSTEM), range, ARRAY_SIZE(range));
@@ -1691,6 +1773,9 @@ TEST_F_TIMEOUT(ioctl, ranges_and_flags, TIMEOUT)
 					find_error(&input);
 				send(bench, &input);
 			}
+			/* There was no room for so large a range, so all was evicted. */
+			if (flags & TEST_HMM_MIGRATE_MAKE_ROOM)
+				make_resident(bench);
 		} while (next_flags(&commands[i], &flags));
 	}
 	EXPECT_EQ(0, bring_back(bench));
@@ -2287,6 +2372,14 @@ static void any_migration(struct fuzz *fuzz, struct test_hmm_migrate_range *rang
 	range->node = one_in(fuzz, 8) ? below(fuzz, 4) : 0;
 	if (one_in(fuzz, 32))
 		range->node = any_value(fuzz);
+	/* The others are for hmm_migrate_range() alone. */
+	if (range->flags & TEST_HMM_MIGRATE_BARE && !one_in(fuzz, 32))
+		return;
+	range->way = below(fuzz, TEST_HMM_MIGRATE_NR_WAYS + 1);
+	range->depth = one_in(fuzz, 4) ? below(fuzz, TEST_HMM_MIGRATE_MAX_DEPTH + 2) : 0;
+	if (range->flags & TEST_HMM_MIGRATE_ENGINE)
+		range->engine = below(fuzz, TEST_HMM_MIGRATE_NR_ENGINES + 1);
+	range->usec = one_in(fuzz, 16) ? any_value(fuzz) : 0;
 }
 
 /* A write has a part of its own. */
@@ -2335,11 +2428,12 @@ static void any_fields(struct fuzz *fuzz, const struct command *command,
 		any_injection(fuzz, &argument->inject);
 	} else if (is_one_of(command, BIT_OF(FAULT_ORDER))) {
 		argument->fault_order.order = below(fuzz, TEST_HMM_MIGRATE_MAX_ORDER + 2);
-		argument->fault_order.reserved = one_in(fuzz, 16) ? any_value(fuzz) : 0;
+		argument->fault_order.window_order = below(fuzz, MAX_WINDOW_ORDER + 2);
+		argument->fault_order.stay_usec = one_in(fuzz, 16) ? any_value(fuzz) : 0;
 	}
 	/* Here and there something that does not exist. */
 	if (!command->flagless && one_in(fuzz, 16))
-		argument->any.flags |= 1U << (10 + below(fuzz, 22));
+		argument->any.flags |= 1U << (12 + below(fuzz, 20));
 }
 
 static void any_size(struct fuzz *fuzz, const struct command *command,
@@ -2380,7 +2474,6 @@ static void any_input(struct fuzz *fuzz)
 static bool may_return(struct fuzz *fuzz, int ret)
 {
 	const struct command *command = fuzz->input.command;
-	__u32 flags = fuzz->input.argument.any.flags;
 
 	switch (-ret) {
 	case 0:
@@ -2393,11 +2486,15 @@ static bool may_return(struct fuzz *fuzz, int ret)
 	case EPERM:
 		return is_one_of(command, BIT_OF(WRITE));
 	case EIO:
+		return is_one_of(command, MIGRATES);
+	case EAGAIN:
 		return is_one_of(command, MIGRATES) &&
-		       flags & (TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE);
+		       (fuzz->input.argument.range.way == TEST_HMM_MIGRATE_BY_READER ||
+			fuzz->input.argument.range.way == TEST_HMM_MIGRATE_BY_WRITER);
+	case ETIME:
+		return is_one_of(command, MIGRATES) && fuzz->input.argument.range.usec;
 	case ENODEV:
-		return is_one_of(command, MIGRATES) && !fuzz->bench->engine &&
-		       flags & TEST_HMM_MIGRATE_ENGINE;
+		return !fuzz->bench->engine && wants_engine(&fuzz->input);
 	default:
 		return false;
 	}

@@ -2020,9 +2020,9 @@ TEST_F_TIMEOUT(whole, bad_arguments, TIMEOUT)
 		unsigned int flags;
 		int error;
 	} cases[] = {
-		{ TEST_HMM_MIGRATE_TO_DEVICE, 0x400, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_DEVICE, 0x1000, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_DEVICE, TEST_HMM_MIGRATE_HUGE | 0x80000000, -EINVAL },
-		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0x400, -EINVAL },
+		{ TEST_HMM_MIGRATE_TO_SYSTEM, 0x1000, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE, -EINVAL },
 		{ TEST_HMM_MIGRATE_TO_SYSTEM, TEST_HMM_MIGRATE_RELOCATE |
 		  TEST_HMM_MIGRATE_HUGE, -EINVAL },
@@ -2033,8 +2033,8 @@ TEST_F_TIMEOUT(whole, bad_arguments, TIMEOUT)
 		  TEST_HMM_MIGRATE_RELOCATE | TEST_HMM_MIGRATE_SKIP_HOLES, 0 },
 	};
 	static const struct test_hmm_migrate_fault_order orders[] = {
-		{ .order = HUGE_ORDER + 1 }, { .order = -1 }, { .flags = 2 },
-		{ .reserved = 1 },
+		{ .order = HUGE_ORDER + 1 }, { .order = -1 }, { .flags = 4 },
+		{ .window_order = 32 },
 	};
 	unsigned int i;
 

@@ -759,6 +759,30 @@ static int device_of(struct thread *thread, uint64_t random)
 	return fd < 0 ? thread->process->devices[random % 2] : fd;
 }
 
+/* Who migrates, how far ahead, for how long, and by which engine. */
+static void draw_way(struct test_hmm_migrate_range *range, unsigned long request,
+		     uint64_t random)
+{
+	unsigned int way = random >> 16 & 15;
+
+	if (range->flags & TEST_HMM_MIGRATE_BARE)
+		return;
+	if (way < TEST_HMM_MIGRATE_NR_WAYS)
+		range->way = way;
+	range->depth = random >> 20 & 15;
+	if (range->depth > TEST_HMM_MIGRATE_MAX_DEPTH)
+		range->depth = 0;
+	if (range->flags & TEST_HMM_MIGRATE_ENGINE)
+		range->engine = random >> 24 & 3;
+	if (!(random >> 28 & 7))
+		range->flags |= TEST_HMM_MIGRATE_NO_WAIT;
+	if (!(random >> 32 & 15))
+		range->usec = random >> 36 & 4095;
+	if (request == TEST_HMM_MIGRATE_TO_DEVICE && !(random >> 48 & 3) &&
+	    !(range->flags & TEST_HMM_MIGRATE_RELOCATE))
+		range->flags |= TEST_HMM_MIGRATE_PEERS;
+}
+
 /* What is accounted for must be what there was. */
 static int migrate_part(struct thread *thread, int fd, unsigned long request,
 			unsigned char *addr, unsigned long npages,
@@ -779,6 +803,7 @@ static int migrate_part(struct thread *thread, int fd, unsigned long request,
 		range.hole_order = hole_orders[random[3] / 8 % 8];
 	if (request == TEST_HMM_MIGRATE_TO_NODE)
 		range.node = random[3] / 64 % 2;
+	draw_way(&range, request, random[3]);
 	ret = device_ioctl(fd, request, &range);
 	if (ret == -EINVAL || ret == -ENODEV)
 		return ret;
@@ -890,10 +915,13 @@ static int run_by_engine(struct thread *thread, const struct draw *draw)
 
 static int run_evict(struct thread *thread, const struct draw *draw)
 {
+	static const unsigned int ways[] = {
+		0, TEST_HMM_MIGRATE_EVICT_BARE, TEST_HMM_MIGRATE_EVICT_ENGINE, 0,
+	};
 	struct test_hmm_migrate_evict argument;
 
-	return evict_by(device_of(thread, draw->random[0]),
-			draw->random[1] & 1 ? TEST_HMM_MIGRATE_SCATTERED : 0, &argument);
+	return evict_by(device_of(thread, draw->random[0]), ways[draw->random[1] / 2 % 4] |
+			(draw->random[1] & 1 ? TEST_HMM_MIGRATE_SCATTERED : 0), &argument);
 }
 
 /* Compare what is mine of what was read to thread->buffer. */
@@ -1030,10 +1058,16 @@ static int run_fault_order(struct thread *thread, const struct draw *draw)
 	};
 	struct test_hmm_migrate_fault_order argument = {
 		.size = sizeof(argument),
-		.flags = draw->random[1] & 1 ? TEST_HMM_MIGRATE_FAULT_BARE : 0,
 		.order = orders[draw->random[2] % 16],
+		.stay_usec = draw->random[2] / 16 % 4 ? 0 : draw->random[2] / 64 % 5000,
 	};
 
+	if (draw->random[1] & 1) {
+		argument.flags = TEST_HMM_MIGRATE_FAULT_BARE;
+	} else {
+		argument.flags = draw->random[1] & 2 ? TEST_HMM_MIGRATE_FAULT_ENGINE : 0;
+		argument.window_order = draw->random[1] & 4 ? draw->random[1] / 8 % 11 : 0;
+	}
 	return device_ioctl(device_of(thread, draw->random[0]),
 			    TEST_HMM_MIGRATE_FAULT_ORDER, &argument);
 }
@@ -1694,13 +1728,13 @@ static int run_proc_mem(struct thread *thread, const struct draw *draw)
 /* The list */
 
 /* Errors that a migration may end with, and still have lost nothing. */
-#define MIGRATE_ERRORS	{ EFAULT, ENOMEM, EIO, ECANCELED, EOPNOTSUPP }
+#define MIGRATE_ERRORS	{ EFAULT, ENOMEM, EIO, ECANCELED, EOPNOTSUPP, EAGAIN, ETIME }
 
 static const struct kind {
 	const char *name;
 	unsigned int weight;
 	int (*run)(struct thread *thread, const struct draw *draw);
-	int errors[7];
+	int errors[8];
 	const char *needs;
 } kinds[] = {
 	{ "to_device", 110, run_to_device, MIGRATE_ERRORS },
@@ -1711,7 +1745,7 @@ static const struct kind {
 	{ "to_node", 40, run_to_node, MIGRATE_ERRORS },
 	{ "by_engine", 20, run_by_engine, MIGRATE_ERRORS },
 	{ "reopen", 13, run_reopen, MIGRATE_ERRORS },
-	{ "evict", 12, run_evict, { ENOMEM } },
+	{ "evict", 12, run_evict, { ENOMEM, EINTR } },
 	{ "device_read", 50, run_device_read, { EFAULT, EBUSY } },
 	{ "device_write", 30, run_device_write, { EFAULT, EBUSY } },
 	{ "device_write_words", 40, run_device_write_words, { EFAULT, EBUSY } },
@@ -2022,7 +2056,8 @@ static long pages_on_devices(int fd, struct area *area)
 /* What is said to have arrived must be there, now that nobody takes it away. */
 static void put_on_device(struct thread *thread, int fd, struct area *area)
 {
-	uint64_t random[4] = {};
+	/* The plainest way: what comes from another device would not be one more. */
+	const uint64_t random[4] = { [3] = ~0xffffULL };
 	long before, after;
 
 	disarm(fd);

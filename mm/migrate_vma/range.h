@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Range migration: what the call, its chunks and its copiers share.
+ *
+ *   range.c        the call: where it goes on, when it ends, what it waits for
+ *   range_chunk.c  one chunk: unmapped, given memory, copied, settled
+ *   range_map.c    the DMA addresses of a chunk's segments
+ *   range_dma.c    a channel of the dmaengine framework as the copier
+ *   range_node.c   ordinary memory as the destination
+ *   range_track.c  what others have changed between begin and commit
+ */
+#ifndef _MM_MIGRATE_VMA_RANGE_H
+#define _MM_MIGRATE_VMA_RANGE_H
+
+#include <linux/hmm_migrate.h>
+#include <linux/ktime.h>
+#include "internal.h"
+
+/**
+ * struct range_place - where something was locked
+ * @start: its first address
+ * @end: the address behind it
+ *
+ * A call by device pfns has positions in its list of pfns in the place of addresses:
+ * the first page is at 0, the next one at PAGE_SIZE.
+ */
+struct range_place {
+	unsigned long start;
+	unsigned long end;
+};
+
+/**
+ * struct range_places - where something was locked
+ * @at: the places
+ * @nr: how many
+ * @max: how many there is room for
+ */
+struct range_places {
+	struct range_place *at;
+	unsigned int nr;
+	unsigned int max;
+};
+
+/**
+ * struct range_call - a call at work
+ * @migrate: the caller's request
+ * @start: as in @migrate; by device pfns, 0
+ * @end: the same
+ * @select: as in @migrate, but what this kind of call does not have
+ * @flags: the same
+ * @hole_order: the same
+ * @pfns: by device pfns: the array of them, or NULL if they are consecutive
+ * @first_pfn: then, the first one
+ * @by_pfn: by device pfns: there is no vma
+ * @keeps_lock: the caller holds mmap_lock, and goes on holding it
+ * @fault_page: the page of a CPU fault, which the fault has locked; otherwise NULL
+ * @chunk_size: in bytes
+ * @chunks: a ring
+ * @next: the one that is to be used next
+ * @in_flight: how many before that are in use
+ * @depth: how many there are
+ * @locked: what is to be looked at again
+ * @looked: what is looked at again at the moment
+ * @again: that is what the chunks are now
+ * @bounce: what has to go by ordinary memory, and is to be brought there; empty mostly
+ * @bounced: what was brought there last
+ * @left_locked: with @keeps_lock, something was locked, and stays
+ * @waited: nanoseconds that the call has waited for others, but for the first passes
+ * @stages: what the stages share
+ * @error: why it has to stop; 0 if it has not
+ * @fault_error: why the folio of the fault could not be copied
+ */
+struct range_call {
+	struct hmm_migrate *migrate;
+	unsigned long start;
+	unsigned long end;
+	unsigned long select;
+	unsigned int flags;
+	unsigned int hole_order;
+	const unsigned long *pfns;
+	unsigned long first_pfn;
+	bool by_pfn;
+	bool keeps_lock;
+	struct page *fault_page;
+	unsigned long chunk_size;
+	struct hmm_migrate_chunk *chunks;
+	unsigned int next;
+	unsigned int in_flight;
+	unsigned int depth;
+	struct range_places locked;
+	struct range_places looked;
+	bool again;
+	struct range_place bounce;
+	struct range_place bounced;
+	bool left_locked;
+	u64 waited;
+	struct migrate_call stages;
+	int error;
+	int fault_error;
+};
+
+static inline unsigned long range_pages(unsigned long start, unsigned long end)
+{
+	return (end - start) >> PAGE_SHIFT;
+}
+
+/* Was what is at @addr brought to ordinary memory, so that it can go on from there? */
+static inline bool range_was_bounced(const struct range_call *range, unsigned long addr)
+{
+	return addr >= range->bounced.start && addr < range->bounced.end;
+}
+
+/* By the caller's numbers: what is too large is ENOMEM, and no warning. */
+#define RANGE_GFP	(GFP_KERNEL | __GFP_NOWARN)
+
+void range_remember(struct range_call *range, unsigned long start, unsigned long end);
+unsigned int range_flags(const struct range_call *range);
+
+int chunk_create(struct range_call *range, struct hmm_migrate_chunk *chunk,
+		 unsigned long npages);
+void chunk_destroy(struct hmm_migrate_chunk *chunk);
+int chunk_set_up(struct range_call *range, struct hmm_migrate_chunk *chunk,
+		 struct vm_area_struct *vma, unsigned long start, unsigned long *end);
+void chunk_settle(struct range_call *range, struct hmm_migrate_chunk *chunk);
+
+void hmm_migrate_map_rewind(struct hmm_migrate_map *map);
+void hmm_migrate_map_back(struct hmm_migrate_map *map);
+const struct hmm_migrate_segment *
+hmm_migrate_map_place(const struct hmm_migrate_map *map, unsigned long *page);
+void hmm_migrate_map_skip(struct hmm_migrate_map *map);
+
+#endif /* _MM_MIGRATE_VMA_RANGE_H */

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * KUnit tests of the pieces that a chunk is copied in. Included by range_map.c.
+ */
+#ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
+
+#ifndef _MM_MIGRATE_VMA_TESTS_MAP_H
+#define _MM_MIGRATE_VMA_TESTS_MAP_H
+
+#include <kunit/device.h>
+#include <kunit/test.h>
+
+#define MAP_TEST_ORDER	3
+#define MAP_TEST_PAGES	BIT(MAP_TEST_ORDER)
+
+struct map_test {
+	struct device *dev;
+	struct page *src;
+	struct page *dst;
+	struct hmm_migrate_segment segments[MAP_TEST_PAGES];
+	struct hmm_migrate_chunk chunk;
+	struct hmm_migrate_map map;
+};
+
+static void map_test_free(void *pages)
+{
+	__free_pages(pages, MAP_TEST_ORDER);
+}
+
+static struct page *map_test_pages(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_ZERO, MAP_TEST_ORDER);
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, map_test_free, page));
+	return page;
+}
+
+static struct map_test *map_test_init(struct kunit *test)
+{
+	struct map_test *map = kunit_kzalloc(test, sizeof(*map), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, map);
+	map->dev = kunit_device_register(test, "migrate_vma_map");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(map->dev));
+	map->dev->dma_mask = &map->dev->coherent_dma_mask;
+	KUNIT_ASSERT_EQ(test, 0, dma_set_mask_and_coherent(map->dev, DMA_BIT_MASK(64)));
+	map->src = map_test_pages(test);
+	map->dst = map_test_pages(test);
+	map->chunk.segments = map->segments;
+	return map;
+}
+
+/* The next segment: @npages from page @src, or no page, to page @dst. */
+static void map_test_add(struct map_test *map, int src, int dst, unsigned int npages)
+{
+	struct hmm_migrate_chunk *chunk = &map->chunk;
+	struct hmm_migrate_segment *segment = chunk->segments + chunk->nr_segments++;
+
+	segment->src = src < 0 ? NULL : map->src + src;
+	segment->dst = map->dst + dst;
+	segment->npages = npages;
+	segment->index = chunk->npages;
+	chunk->npages += npages;
+}
+
+static void map_test_begin(struct kunit *test, struct map_test *map, unsigned long max,
+			   long npages)
+{
+	hmm_migrate_map_begin(&map->map, &map->chunk, map->dev);
+	KUNIT_EXPECT_EQ(test, npages, hmm_migrate_map_part(&map->map, max));
+}
+
+/* The next piece is of @pages, from slot @index and the pages of it. */
+static void map_test_expect(struct kunit *test, struct map_test *map, size_t max,
+			    unsigned long index, size_t length)
+{
+	struct hmm_migrate_piece piece = {};
+	struct page *src, *dst;
+
+	KUNIT_EXPECT_TRUE(test, hmm_migrate_map_next(&map->map, &piece, max));
+	KUNIT_EXPECT_EQ(test, piece.index, index);
+	KUNIT_EXPECT_EQ(test, piece.length, length);
+	src = pfn_to_page(PHYS_PFN(piece.src));
+	dst = pfn_to_page(PHYS_PFN(piece.dst));
+	/* Direct mappings: as the bus sees it, so does the CPU. */
+	KUNIT_EXPECT_TRUE(test, src >= map->src && src < map->src + MAP_TEST_PAGES);
+	KUNIT_EXPECT_TRUE(test, dst >= map->dst && dst < map->dst + MAP_TEST_PAGES);
+}
+
+static void map_test_end(struct kunit *test, struct map_test *map)
+{
+	struct hmm_migrate_piece piece;
+
+	KUNIT_EXPECT_FALSE(test, hmm_migrate_map_next(&map->map, &piece, SZ_1G));
+	hmm_migrate_unmap_part(&map->map);
+}
+
+static void map_test_exit(struct kunit *test, struct map_test *map)
+{
+	KUNIT_EXPECT_EQ(test, 0, hmm_migrate_map_part(&map->map, 1));
+	hmm_migrate_map_free(&map->map);
+}
+
+/* Neighbours on both sides are one piece, whatever segments they are in. */
+static void test_map_joins_neighbours(struct kunit *test)
+{
+	struct map_test *map = map_test_init(test);
+	unsigned int i;
+
+	for (i = 0; i < 6; i++)
+		map_test_add(map, i, i, 1);
+	map_test_begin(test, map, 8, 6);
+	map_test_expect(test, map, 4 * PAGE_SIZE, 0, 4 * PAGE_SIZE);
+	map_test_expect(test, map, 4 * PAGE_SIZE, 4, 2 * PAGE_SIZE);
+	map_test_end(test, map);
+	map_test_exit(test, map);
+}
+
+/* Neighbours on one side only are none. */
+static void test_map_joins_nothing_else(struct kunit *test)
+{
+	struct map_test *map = map_test_init(test);
+
+	map_test_add(map, 0, 0, 1);
+	map_test_add(map, 1, 2, 1);
+	map_test_add(map, 3, 3, 1);
+	/* The one before, in both. */
+	map_test_add(map, 2, 1, 1);
+	map_test_begin(test, map, 8, 4);
+	map_test_expect(test, map, SZ_1M, 0, PAGE_SIZE);
+	map_test_expect(test, map, SZ_1M, 1, PAGE_SIZE);
+	map_test_expect(test, map, SZ_1M, 2, PAGE_SIZE);
+	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
+	map_test_end(test, map);
+	map_test_exit(test, map);
+}
+
+/* A piece may end within a page, and a part within a segment. */
+static void test_map_parts_and_pieces(struct kunit *test)
+{
+	struct map_test *map = map_test_init(test);
+
+	map_test_add(map, 1, 2, 4);
+	map_test_begin(test, map, 3, 3);
+	map_test_expect(test, map, 2 * PAGE_SIZE - 512, 0, 2 * PAGE_SIZE - 512);
+	map_test_expect(test, map, SZ_1M, 1, PAGE_SIZE + 512);
+	map_test_end(test, map);
+	KUNIT_EXPECT_EQ(test, 1, hmm_migrate_map_part(&map->map, 3));
+	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
+	/* Once more from its beginning. */
+	hmm_migrate_map_rewind(&map->map);
+	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
+	map_test_end(test, map);
+	map_test_exit(test, map);
+}
+
+/* What is to be zero is no piece: the CPU has done it. */
+static void test_map_clears_holes(struct kunit *test)
+{
+	struct map_test *map = map_test_init(test);
+
+	memset(page_address(map->dst), 0x55, MAP_TEST_PAGES * PAGE_SIZE);
+	map_test_add(map, 0, 0, 1);
+	map_test_add(map, -1, 1, 2);
+	map_test_add(map, 3, 3, 1);
+	map_test_begin(test, map, 8, 4);
+	map_test_expect(test, map, SZ_1M, 0, PAGE_SIZE);
+	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
+	map_test_end(test, map);
+	KUNIT_EXPECT_NULL(test, memchr_inv(page_address(map->dst + 1), 0, 2 * PAGE_SIZE));
+	KUNIT_EXPECT_NULL(test, memchr_inv(page_address(map->dst + 4), 0x55, PAGE_SIZE));
+	map_test_exit(test, map);
+}
+
+static struct kunit_case map_test_cases[] = {
+	KUNIT_CASE(test_map_joins_neighbours),
+	KUNIT_CASE(test_map_joins_nothing_else),
+	KUNIT_CASE(test_map_parts_and_pieces),
+	KUNIT_CASE(test_map_clears_holes),
+	{}
+};
+
+static struct kunit_suite map_test_suite = {
+	.name = "migrate_vma_map",
+	.test_cases = map_test_cases,
+};
+
+kunit_test_suite(map_test_suite);
+
+#endif /* _MM_MIGRATE_VMA_TESTS_MAP_H */
+
+#endif /* CONFIG_MIGRATE_VMA_KUNIT_TEST */
