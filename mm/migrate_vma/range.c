@@ -393,7 +393,8 @@ static int range_bounce(struct range_call *range)
 			break;
 		if (mmap_read_lock_killable(mm))
 			return -EINTR;
-		fixup_user_fault(mm, addr, 0, &unlocked);
+		/* Of whatever task: protection keys are not looked at. */
+		fixup_user_fault(mm, addr, FAULT_FLAG_REMOTE, &unlocked);
 		mmap_read_unlock(mm);
 		addr += PAGE_SIZE;
 		cond_resched();

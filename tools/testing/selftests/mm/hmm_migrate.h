@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /*
@@ -133,6 +134,36 @@ static inline void *map_huge_page(size_t size, unsigned char **memory)
 }
 
 /* Files of the kernel */
+
+/* Half of @size huge pages, if there are any, and half of it small ones; filled with seed 1. */
+static inline bool map_both(void **area, unsigned char **memory, size_t size)
+{
+	*area = map_huge_page(2 * size, memory);
+	if (*area == MAP_FAILED || madvise(*memory + size / 2, size, MADV_NOHUGEPAGE))
+		return false;
+	fill(*memory, size, 1);
+	return true;
+}
+
+/* Neighbours in the range are none in memory: each page needs a descriptor. */
+static inline bool scatter(unsigned char *memory, size_t size)
+{
+	unsigned long i, n = size / page_size;
+
+	if (madvise(memory, size, MADV_DONTNEED))
+		return false;
+	for (i = 0; i < n; i++)
+		memory[i * 37 % n * page_size] = 1;
+	return true;
+}
+
+static inline double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec / 1e9;
+}
 
 static inline long read_number(const char *path)
 {
@@ -729,6 +760,27 @@ static inline long take(int fd, void *addr, unsigned long npages)
 	int ret = device_ioctl(fd, TEST_HMM_MIGRATE_TAKE, &argument);
 
 	return ret ? ret : (long)argument.pages;
+}
+
+/* The engines of lib/test_hmm_migrate_dma.c */
+
+#define ENGINE	"/sys/module/test_hmm_migrate_dma/parameters/"
+
+static inline bool have_engine(void)
+{
+	return !access(ENGINE "latency_ns", R_OK);
+}
+
+/* As they are when they are loaded. */
+static inline void reset_engine(void)
+{
+	write_number(ENGINE "bandwidth_mb", 20000);
+	write_number(ENGINE "latency_ns", 10000);
+	write_number(ENGINE "fail_nth", 0);
+	write_number(ENGINE "fail_all", 0);
+	write_number(ENGINE "fail_word", 0);
+	write_number(ENGINE "descriptors", 0);
+	write_number(ENGINE "hang", 0);
 }
 
 /* SIGBUS */

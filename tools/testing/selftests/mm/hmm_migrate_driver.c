@@ -15,25 +15,7 @@
 /* A huge page, and as many small ones. */
 #define SIZE		(2 * TWO_MEG)
 
-#define ENGINE		"/sys/module/test_hmm_migrate_dma/parameters/"
-
 static unsigned long npages;
-
-static bool have_engine(void)
-{
-	return !access(ENGINE "latency_ns", R_OK);
-}
-
-static void reset_engine(void)
-{
-	write_number(ENGINE "bandwidth_mb", 20000);
-	write_number(ENGINE "latency_ns", 10000);
-	write_number(ENGINE "fail_nth", 0);
-	write_number(ENGINE "fail_all", 0);
-	write_number(ENGINE "fail_word", 0);
-	write_number(ENGINE "descriptors", 0);
-	write_number(ENGINE "hang", 0);
-}
 
 /* What is in @range but for size, addr and length is the caller's. */
 static int migrate_by(int fd, unsigned long request, void *addr, unsigned long pages,
@@ -50,24 +32,6 @@ static int migrate_by(int fd, unsigned long request, void *addr, unsigned long p
 	if (!ret && range->done != range->addr + range->length)
 		return -EPROTO;
 	return ret;
-}
-
-/* Half of it huge pages, if there are any, and half of it small ones. */
-static bool map_both(void **area, unsigned char **memory)
-{
-	*area = map_huge_page(2 * SIZE, memory);
-	if (*area == MAP_FAILED || madvise(*memory + TWO_MEG, SIZE, MADV_NOHUGEPAGE))
-		return false;
-	fill(*memory, SIZE, 1);
-	return true;
-}
-
-static double seconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
 static int set_faults(int fd, unsigned int flags, unsigned int window_order,
@@ -151,7 +115,7 @@ FIXTURE_SETUP(driver)
 	reset_engine();
 	disarm(self->fd);
 	ASSERT_EQ(0, set_faults(self->fd, 0, 0, 0));
-	ASSERT_TRUE(map_both(&self->area, &self->memory));
+	ASSERT_TRUE(map_both(&self->area, &self->memory, SIZE));
 	self->range.flags = variant->flags;
 }
 
@@ -296,7 +260,7 @@ TEST_F_TIMEOUT(driver, worker_for_a_process_that_is_killed, TIMEOUT)
 			int fd = open_device(variant->device);
 
 			/* Memory that is not this process's as well. */
-			if (fd < 0 || !map_both(&self->area, &self->memory))
+			if (fd < 0 || !map_both(&self->area, &self->memory, SIZE))
 				_exit(1);
 			self->range.way = TEST_HMM_MIGRATE_BY_WORKER;
 			self->range.chunk = 65536;
@@ -369,7 +333,7 @@ static void be_an_owner(int to, int from, unsigned int device, unsigned int seed
 	int fd = open_device(device);
 	char c = 0;
 
-	if (fd < 0 || !map_both(&area, &memory))
+	if (fd < 0 || !map_both(&area, &memory, SIZE))
 		_exit(1);
 	fill(memory, SIZE, seed);
 	if (migrate_by(fd, TEST_HMM_MIGRATE_TO_DEVICE, memory, npages, &range) ||
@@ -721,7 +685,7 @@ FIXTURE_SETUP(engines)
 		SKIP(return, "no engine, is test_hmm_migrate_dma loaded?");
 	reset_engine();
 	disarm(self->fd);
-	ASSERT_TRUE(map_both(&self->area, &self->memory));
+	ASSERT_TRUE(map_both(&self->area, &self->memory, SIZE));
 	self->range.flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE;
 	self->range.engine = variant->engine;
 }
@@ -736,18 +700,6 @@ FIXTURE_TEARDOWN(engines)
 		munmap(self->area, 4 * SIZE);
 	EXPECT_EQ(0, device_used(self->fd, 0));
 	close(self->fd);
-}
-
-/* Neighbours in addresses are none in memory: each page needs its own descriptor. */
-static bool scatter(unsigned char *memory, size_t size)
-{
-	unsigned long i, n = size / page_size;
-
-	if (madvise(memory, size, MADV_DONTNEED))
-		return false;
-	for (i = 0; i < n; i++)
-		memory[i * 37 % n * page_size] = 1;
-	return true;
 }
 
 static void there_and_back(struct __test_metadata *_metadata, int fd, unsigned char *memory,
@@ -845,7 +797,7 @@ static bool start_sharer(struct sharer *sharer, int fd, unsigned int seed,
 		.range = *range,
 		.rounds = rounds,
 	};
-	if (!map_both(&sharer->area, &sharer->memory))
+	if (!map_both(&sharer->area, &sharer->memory, SIZE))
 		return false;
 	fill(sharer->memory, SIZE, seed);
 	return !pthread_create(&sharer->thread, NULL, share_engine, sharer);

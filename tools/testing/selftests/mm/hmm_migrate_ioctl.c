@@ -20,7 +20,6 @@
 
 #include <stddef.h>
 
-#define ENGINE		"/sys/module/test_hmm_migrate_dma/parameters/latency_ns"
 #define HAS_MEMORY	"/sys/devices/system/node/has_memory"
 /* Of what large holes are filled with. */
 #define LARGE_ORDER	4
@@ -749,7 +748,7 @@ FIXTURE_SETUP(ioctl)
 	ASSERT_LE(0, bench->fd);
 	ASSERT_EQ(0, get_info(bench->fd, &info));
 	ASSERT_EQ(variant->kind, info.kind);
-	bench->engine = !access(ENGINE, R_OK);
+	bench->engine = have_engine();
 	find_nodes(bench);
 	/* For the tests that fill large holes. */
 	set_policy(&bench->policy, LARGE_ORDER, "madvise");

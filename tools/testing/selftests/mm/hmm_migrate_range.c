@@ -22,29 +22,10 @@
 /* A huge page, and as many small ones. */
 #define SIZE		(2 * TWO_MEG)
 
-#define ENGINE		"/sys/module/test_hmm_migrate_dma/parameters/"
-
 /* For an engine that takes its time, in nanoseconds. */
 #define SLOWLY		2000000
 
 static unsigned long npages;
-
-static bool have_engine(void)
-{
-	return !access(ENGINE "latency_ns", R_OK);
-}
-
-/* As it is when it is loaded. */
-static void reset_engine(void)
-{
-	write_number(ENGINE "bandwidth_mb", 20000);
-	write_number(ENGINE "latency_ns", 10000);
-	write_number(ENGINE "fail_nth", 0);
-	write_number(ENGINE "fail_all", 0);
-	write_number(ENGINE "fail_word", 0);
-	write_number(ENGINE "descriptors", 0);
-	write_number(ENGINE "hang", 0);
-}
 
 /* With chunks of @chunk bytes. Every page up to where it came must be in a count. */
 static int migrate_chunks(int fd, unsigned long request, void *addr,
@@ -108,16 +89,6 @@ FIXTURE_VARIANT_ADD(range, coherent_engine)
 	.flags = TEST_HMM_MIGRATE_LARGE | TEST_HMM_MIGRATE_ENGINE,
 };
 
-/* Half of it huge pages, if there are any, and half of it small ones. */
-static bool map_both(void **area, unsigned char **memory)
-{
-	*area = map_huge_page(2 * SIZE, memory);
-	if (*area == MAP_FAILED || madvise(*memory + TWO_MEG, SIZE, MADV_NOHUGEPAGE))
-		return false;
-	fill(*memory, SIZE, 1);
-	return true;
-}
-
 FIXTURE_SETUP(range)
 {
 	page_size = sysconf(_SC_PAGESIZE);
@@ -131,7 +102,7 @@ FIXTURE_SETUP(range)
 		SKIP(return, "no engine, is test_hmm_migrate_dma loaded?");
 	reset_engine();
 	disarm(self->fd);
-	ASSERT_TRUE(map_both(&self->area, &self->memory));
+	ASSERT_TRUE(map_both(&self->area, &self->memory, SIZE));
 }
 
 FIXTURE_TEARDOWN(range)
@@ -595,14 +566,6 @@ TEST_F_TIMEOUT(range, locked_for_long, TIMEOUT)
 					    self->flags, 0, &self->range));
 	}
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
-}
-
-static double seconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
 /* But not for ever: after a second in all, what is held stays, and is counted. */
@@ -1147,7 +1110,7 @@ FIXTURE_SETUP(engine)
 		SKIP(return, "no engine, is test_hmm_migrate_dma loaded?");
 	reset_engine();
 	disarm(self->fd);
-	ASSERT_TRUE(map_both(&self->area, &self->memory));
+	ASSERT_TRUE(map_both(&self->area, &self->memory, SIZE));
 }
 
 FIXTURE_TEARDOWN(engine)
@@ -1167,18 +1130,6 @@ static long dma_mappings(void)
 	long total = read_number(DMA_DEBUG "nr_total_entries");
 
 	return total < 0 ? -1 : total - read_number(DMA_DEBUG "num_free_entries");
-}
-
-/* No two neighbours are neighbours in memory: each page needs its own descriptor. */
-static bool scatter(unsigned char *memory, size_t size)
-{
-	unsigned long i, n = size / page_size;
-
-	if (madvise(memory, size, MADV_DONTNEED))
-		return false;
-	for (i = 0; i < n; i++)
-		memory[i * 37 % n * page_size] = 1;
-	return true;
 }
 
 /* At most: what is over at the same time is reported at once. */
@@ -1530,7 +1481,7 @@ FIXTURE_SETUP(node)
 	if (variant->flags & TEST_HMM_MIGRATE_ENGINE && !have_engine())
 		SKIP(return, "no engine, is test_hmm_migrate_dma loaded?");
 	reset_engine();
-	ASSERT_TRUE(map_both(&self->area, &self->memory));
+	ASSERT_TRUE(map_both(&self->area, &self->memory, SIZE));
 }
 
 FIXTURE_TEARDOWN(node)
