@@ -1479,8 +1479,14 @@ static int client_move(struct client *client,
  * @track: what others change meanwhile
  * @make_room: evict what is on the device
  * @reserved: between reserve and unreserve
+ * @pages_reserved: how many pages were reserved in all
  * @mapped: how many chunks have mapped the memory of peers
  * @nid: the node to move to
+ * @task: who has begun it
+ * @way: TEST_HMM_MIGRATE_BY_*
+ * @lock: how mmap_lock was held when it began
+ * @copying: how many chunks the engine has
+ * @in_flight: at most
  * @engine: what copies, or NULL
  * @peers: the other devices
  * @ops: its ops, of which it can have fewer than others
@@ -1493,8 +1499,14 @@ struct call {
 	struct hmm_migrate_track track;
 	bool make_room;
 	bool reserved;
+	unsigned long pages_reserved;
 	unsigned int mapped;
 	int nid;
+	pid_t task;
+	unsigned int way;
+	unsigned int lock;
+	unsigned int copying;
+	unsigned int in_flight;
 	struct hmm_migrate_dma *engine;
 	void *peers[NR_DEVICES];
 	struct hmm_migrate_ops ops;
@@ -1521,11 +1533,26 @@ static struct call *chunk_call(const struct hmm_migrate_chunk *chunk)
 	return migrate_call(chunk->migrate);
 }
 
+/* What others than the call hold for a moment may be seen, too. */
+static unsigned int mm_lock_held(struct mm_struct *mm)
+{
+	if (!mmap_read_trylock(mm))
+		return TEST_HMM_MIGRATE_BY_WRITER;
+	mmap_read_unlock(mm);
+	if (!down_write_trylock(&mm->mmap_lock))
+		return TEST_HMM_MIGRATE_BY_READER;
+	up_write(&mm->mmap_lock);
+	return TEST_HMM_MIGRATE_BY_CALLER;
+}
+
 /* Nothing is locked: this is the time to wait for others. */
 static int call_begin(struct hmm_migrate *migrate)
 {
 	struct call *call = migrate_call(migrate);
 
+	call->task = task_pid_vnr(current);
+	if (call->way == TEST_HMM_MIGRATE_BY_READER || call->way == TEST_HMM_MIGRATE_BY_WRITER)
+		call->lock = mm_lock_held(migrate->mm);
 	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_BEGIN, 0))
 		return -EIO;
 	hmm_migrate_track_begin(&call->track, &call->client->notifier);
@@ -1538,7 +1565,7 @@ static int call_begin(struct hmm_migrate *migrate)
  */
 static int call_make_room(struct call *call, struct hmm_migrate_need *need)
 {
-	unsigned long npages = (need->end - need->start) >> PAGE_SHIFT;
+	unsigned long npages = need->npages;
 	struct testdev *device = call->device;
 	struct counts counts = {};
 	int ret = 0;
@@ -1547,23 +1574,28 @@ static int call_make_room(struct call *call, struct hmm_migrate_need *need)
 	if (npages > testdev_free_pages(device))
 		ret = testdev_evict(device, 0, false, &counts);
 	npages = clamp(testdev_free_pages(device), 1UL, npages);
-	need->end = need->start + (npages << PAGE_SHIFT);
+	if (npages < need->npages)
+		need->end = min(need->end, need->start + (npages << PAGE_SHIFT));
 	return ret;
 }
 
 static int call_reserve(struct hmm_migrate *migrate, struct hmm_migrate_need *need)
 {
-	unsigned long npages = (need->end - need->start) >> PAGE_SHIFT;
 	struct call *call = migrate_call(migrate);
+	int ret;
 
 	WARN_ON_ONCE(call->reserved || !(need->orders & BIT(0)));
 	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_RESERVE, 0))
 		return -ENOMEM;
-	if (npages > 1 &&
+	if (need->npages > 1 &&
 	    testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_RESERVE_ALL, 0))
-		need->end = need->start + (npages / 2 << PAGE_SHIFT);
+		need->end = need->start + (need->npages / 2 << PAGE_SHIFT);
+	ret = call->make_room ? call_make_room(call, need) : 0;
+	if (ret)
+		return ret;
 	call->reserved = true;
-	return call->make_room ? call_make_room(call, need) : 0;
+	call->pages_reserved += min(need->npages, (need->end - need->start) >> PAGE_SHIFT);
+	return 0;
 }
 
 static void call_unreserve(struct hmm_migrate *migrate)
@@ -1653,13 +1685,15 @@ static void call_unmap(struct hmm_migrate_chunk *chunk)
 }
 
 /* What is on the device already stays where it is. */
-static bool call_wants_peers(const struct hmm_migrate_chunk *chunk, struct folio *src)
+static bool call_wants_peers(const struct hmm_migrate_chunk *chunk, unsigned long addr,
+			     struct folio *src)
 {
 	return pfn_to_testdev(folio_pfn(src)) != chunk_call(chunk)->device;
 }
 
 /* What has just arrived stays for a while. */
-static bool call_wants_old(const struct hmm_migrate_chunk *chunk, struct folio *src)
+static bool call_wants_old(const struct hmm_migrate_chunk *chunk, unsigned long addr,
+			   struct folio *src)
 {
 	struct testdev *device = chunk_call(chunk)->device;
 	u64 stay = READ_ONCE(device->stay);
@@ -1727,7 +1761,8 @@ static struct folio *call_alloc_node(const struct hmm_migrate_chunk *chunk,
 }
 
 /* Private memory has the node of the device, but is not memory of the node. */
-static bool call_wants_node(const struct hmm_migrate_chunk *chunk, struct folio *src)
+static bool call_wants_node(const struct hmm_migrate_chunk *chunk, unsigned long addr,
+			    struct folio *src)
 {
 	return folio_is_device_private(src) || folio_nid(src) != chunk_call(chunk)->nid;
 }
@@ -1753,13 +1788,23 @@ static int engine_copy(struct hmm_migrate_chunk *chunk)
 	if (testdev_fails(call->device, TEST_HMM_MIGRATE_FAIL_ADDRESS, 0))
 		call->ops.address = NULL;
 	ret = hmm_migrate_dma_copy(chunk, call->engine);
-	return ret == -EINVAL ? -EIO : ret;
+	if (ret)
+		return ret == -EINVAL ? -EIO : ret;
+	call->copying++;
+	call->in_flight = max(call->in_flight, call->copying);
+	return 0;
+}
+
+static int engine_wait(struct hmm_migrate_chunk *chunk)
+{
+	chunk_call(chunk)->copying--;
+	return hmm_migrate_dma_wait(chunk);
 }
 
 #define ENGINE_OPS						\
 	.begin = call_begin,					\
 	.copy = engine_copy,					\
-	.wait = hmm_migrate_dma_wait,				\
+	.wait = engine_wait,					\
 	.address = call_address,				\
 	.release = hmm_migrate_dma_release
 
@@ -1939,6 +1984,7 @@ static void call_init(struct call *call, struct client *client,
 	call->client = client;
 	call->make_room = range->flags & TEST_HMM_MIGRATE_MAKE_ROOM;
 	call->nid = range->node;
+	call->way = range->way;
 	call->ops = *call_ops[!!call->engine][direction];
 	call->work.migrate = (struct hmm_migrate){
 		.mm = client->mm,
@@ -2030,6 +2076,11 @@ static int client_call(struct client *client, struct test_hmm_migrate_range *ran
 	range->done = call->work.migrate.done ?: range->addr;
 	range->skipped = call->work.migrate.skipped;
 	range->lost = call->work.migrate.lost;
+	range->pages_reserved = call->pages_reserved;
+	range->task = call->task;
+	range->lock = call->lock;
+	range->in_flight = call->in_flight;
+	WARN_ON_ONCE(call->copying);
 	kfree(call);
 	return ret;
 }
@@ -2084,7 +2135,7 @@ static bool range_way_is_valid(const struct test_hmm_migrate_range *range)
 	return range->engine < TEST_HMM_MIGRATE_NR_ENGINES &&
 	       range->way < TEST_HMM_MIGRATE_NR_WAYS &&
 	       range->depth <= TEST_HMM_MIGRATE_MAX_DEPTH &&
-	       range->usec <= TEST_HMM_MIGRATE_MAX_USEC && !range->reserved;
+	       range->usec <= TEST_HMM_MIGRATE_MAX_USEC;
 }
 
 static int check_migrate(const struct test_hmm_migrate_range *range,
@@ -2125,6 +2176,10 @@ static long client_migrate(struct client *client,
 	range->done = range->addr;
 	range->skipped = 0;
 	range->lost = 0;
+	range->pages_reserved = 0;
+	range->task = 0;
+	range->lock = 0;
+	range->in_flight = 0;
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	if (range->flags & TEST_HMM_MIGRATE_BARE)

@@ -27,7 +27,7 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 	say '== kselftest'
 	# With every DMA by the bounce buffers: what the engine does not sync is lost.
 	kselftest_run kselftest-swiotlb KSELFTEST_APPEND=swiotlb=force \
-		TESTS='engine. .private_engine .coherent_engine'
+		TESTS='engine. engines. .private_engine .coherent_engine'
 	say '== regress'
 	check "the kernel's own selftests give what stock gives" env TESTS='' "$SCRIPTS/regress.sh" || true
 	say '== coverage'

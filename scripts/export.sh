@@ -31,7 +31,7 @@ wrong=$(kgit log --format='%an <%ae>%x09%s' base..series | grep -v -m 1 -F "$AUT
 [ -z "$wrong" ] ||
 	die "the author of '${wrong#*	}' is ${wrong%%	*}, the series' is $AUTHOR: git commit --amend --reset-author."
 unsigned=$(kgit log --format='%h' base..series | while read -r c; do
-	kgit log -1 --format='%(trailers:key=Signed-off-by,valueonly)' "$c" | grep -qxF "$AUTHOR" ||
+	kgit log -1 --format='%(trailers:key=Signed-off-by,valueonly)' "$c" | grep -xF "$AUTHOR" >/dev/null ||
 		kgit log -1 --format='%h (%s)' "$c"
 done | tail -n 1)
 [ -z "$unsigned" ] ||

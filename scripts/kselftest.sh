@@ -130,7 +130,7 @@ vm=0
 #   [not ]ok NUMBER NAME [# SKIP REASON]
 # and one of KUnit's is indented behind its mark.
 kunit=0
-if fragments "$config" "$tree" | grep -q '/series-debug\.config$'; then
+if fragments "$config" "$tree" | grep '/series-debug\.config$' >/dev/null; then
 	kunit=$(find "$tree/mm/migrate_vma/tests" -name '*-kunit.h' -exec cat {} + | grep -c '^	KUNIT_CASE(')
 fi
 skips=$SCRIPTS/kselftest.skips

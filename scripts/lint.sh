@@ -88,7 +88,7 @@ checkpatch()
 fixes_tag()
 {
 	sed -n '/^---$/q; s/^Fixes: //p' "$1" | while IFS= read -r tag; do
-		sed -n 's/^\([0-9a-f]*\) \(.*\)/\1 ("\2")/p' "$SCRIPTS/fixes" | grep -qxF -- "$tag" ||
+		sed -n 's/^\([0-9a-f]*\) \(.*\)/\1 ("\2")/p' "$SCRIPTS/fixes" | grep -xF -- "$tag" >/dev/null ||
 			echo "$1: Fixes: $tag: scripts/fixes knows no such commit"
 	done
 }

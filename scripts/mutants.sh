@@ -93,7 +93,7 @@ try()
 		case $by in
 		splat:*)	grep -qaE -e "${by#splat: }" "$log/console.log" ;;
 		output:*)	grep -qaE -e "${by#output: }" "$log/output.log" ;;
-		*)		tr -d '\r' <"$log/output.log" | grep -qE "^not ok [0-9]+ ${by//./\\.}( |$)" ;;
+		*)		tr -d '\r' <"$log/output.log" | grep -E "^not ok [0-9]+ ${by//./\\.}( |$)" >/dev/null ;;
 		esac || { echo "the run failed, but '$by' did not notice it: see $(rel "$log/kselftest.log")"; return 1; }
 		noticed+=("$by")
 	done < <(field Noticed-by "$m")

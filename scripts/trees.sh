@@ -179,7 +179,7 @@ step "fetching apt's lists" trees/apt.log 10 own_apt apt-get update ||
 	say "apt-get update failed for Debian's security archives: trying what was fetched before"
 mapfile -t all < <({ versions; find "$dir" -maxdepth 1 -name '*.deb' -printf '%f\n' | sed 's/\.deb$//'; } | sort -uV)
 for version in "${EXPECTED[@]}"; do
-	printf '%s\n' "${all[@]}" | grep -q "^$version-" ||
+	printf '%s\n' "${all[@]}" | grep "^$version-" >/dev/null ||
 		say "$version: skipped, no security archive of Debian offers it any more"
 done
 if [ -n "${TREES-}" ]; then

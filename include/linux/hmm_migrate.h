@@ -92,13 +92,15 @@ struct hmm_migrate_chunk {
  * struct hmm_migrate_need - what a call may ask the allocator for
  * @start: from this address on
  * @end: up to this one; &hmm_migrate_ops.reserve may make it less
- * @orders: a bit for each order that can be asked for: of order n, at most
- *	(@end - @start) >> (PAGE_SHIFT + n) folios, and of all orders together no more
- *	than the range has pages
+ * @npages: how many pages, at most: gaps, and vmas that cannot migrate at all, are not among
+ *	them
+ * @orders: a bit for each order that can be asked for: of order n, at most @npages >> n
+ *	folios, and of all orders together @npages pages
  */
 struct hmm_migrate_need {
 	unsigned long start;
 	unsigned long end;
+	unsigned long npages;
 	unsigned long orders;
 };
 
@@ -116,10 +118,10 @@ struct hmm_migrate_need {
  *	fail: the error ends the call.
  * @unreserve: optional. After each @reserve that has returned 0: what is left of it will
  *	not be asked for.
- * @wants: optional. Is this source to move? For what is where it should be already, and
- *	for what has arrived so lately that it should stay for a while. Not asked of the
- *	folio that a CPU fault is for. The folio is locked and not mapped. Must not
- *	sleep.
+ * @wants: optional. Is this source, at @addr, to move? For what is where it should be
+ *	already, and for what has arrived so lately that it should stay for a while. Not
+ *	asked of the folio that a CPU fault is for. The folio is locked and not mapped.
+ *	Must not sleep.
  * @alloc: the special allocator: a folio of @order for what is at @addr, locked and
  *	with one reference, as zone_device_folio_init() leaves it; or NULL, and a
  *	smaller order is asked for, but never 1. NULL for order 0 ends the range
@@ -142,7 +144,7 @@ struct hmm_migrate_need {
  *	an error, and then nothing of it is written any more, or hmm_migrate_lose() has
  *	been called. May sleep. It is called once for each @copy that has returned 0, in
  *	the same order.
- * @address: optional, for hmm_migrate_map_chunk(): the address of a page of private
+ * @address: optional, for hmm_migrate_map_next(): the address of a page of private
  *	memory, as the device knows it. Pages that follow each other in pfns must do so
  *	there, too. Must not sleep.
  * @commit: optional. The chunk's folios are the process's, and still locked; the CPU's
@@ -161,7 +163,8 @@ struct hmm_migrate_ops {
 	int (*begin)(struct hmm_migrate *migrate);
 	int (*reserve)(struct hmm_migrate *migrate, struct hmm_migrate_need *need);
 	void (*unreserve)(struct hmm_migrate *migrate);
-	bool (*wants)(const struct hmm_migrate_chunk *chunk, struct folio *src);
+	bool (*wants)(const struct hmm_migrate_chunk *chunk, unsigned long addr,
+		      struct folio *src);
 	struct folio *(*alloc)(const struct hmm_migrate_chunk *chunk,
 			       unsigned long addr, unsigned int order);
 	int (*map)(struct hmm_migrate_chunk *chunk);
@@ -398,8 +401,6 @@ struct hmm_migrate_side {
 	unsigned long room;
 	unsigned int entries;
 	enum dma_data_direction direction;
-	struct scatterlist *sg;
-	unsigned int offset;
 };
 
 /**
@@ -412,17 +413,35 @@ struct hmm_migrate_place {
 };
 
 /**
+ * struct hmm_migrate_cursor - where the next piece of a part begins
+ */
+struct hmm_migrate_cursor {
+	/* private: */
+	const struct hmm_migrate_segment *segment;
+	size_t offset;			/* of its bytes */
+	size_t left;			/* 0 before the segment is entered */
+	bool src_mapped;
+	bool dst_mapped;
+	struct scatterlist *src;
+	size_t src_offset;
+	struct scatterlist *dst;
+	size_t dst_offset;
+};
+
+/**
  * struct hmm_migrate_piece - bytes that follow each other on both sides, for a device
  * @src: from where; DMA_MAPPING_ERROR: write zeros, see &hmm_migrate_map.fills
  * @dst: to where
  * @length: how many
  * @index: the slot of the chunk where the first of them is
+ * @last: there is no other piece of this part
  */
 struct hmm_migrate_piece {
 	dma_addr_t src;
 	dma_addr_t dst;
 	size_t length;
 	unsigned long index;
+	bool last;
 };
 
 /**
@@ -442,18 +461,34 @@ struct hmm_migrate_map {
 	dma_addr_t zero;
 	struct hmm_migrate_place first;
 	struct hmm_migrate_place end;
-	struct hmm_migrate_place next;
-	struct hmm_migrate_piece ahead;
-	size_t offset;
+	const struct hmm_migrate_segment *end_segment;	/* where @end is */
+	const struct hmm_migrate_segment *segments_end;	/* the one behind the part's last one */
+	struct hmm_migrate_cursor cursor;
 };
 
 void hmm_migrate_map_begin(struct hmm_migrate_map *map, struct hmm_migrate_chunk *chunk,
 			   struct device *dev);
 long hmm_migrate_map_part(struct hmm_migrate_map *map, unsigned long npages);
-bool hmm_migrate_map_next(struct hmm_migrate_map *map, struct hmm_migrate_piece *piece,
-			  size_t max);
+unsigned int hmm_migrate_map_pieces(struct hmm_migrate_map *map,
+				    struct hmm_migrate_piece *pieces, unsigned int nr,
+				    size_t max);
 void hmm_migrate_unmap_part(struct hmm_migrate_map *map);
 void hmm_migrate_map_free(struct hmm_migrate_map *map);
+
+/**
+ * hmm_migrate_map_next() - the next piece of a part
+ * @map: after hmm_migrate_map_part()
+ * @piece: where it is
+ * @max: at most so many bytes, and at least one
+ *
+ * Context: sleeps.
+ * Return: false if there is none. See hmm_migrate_map_pieces().
+ */
+static inline bool hmm_migrate_map_next(struct hmm_migrate_map *map,
+					struct hmm_migrate_piece *piece, size_t max)
+{
+	return hmm_migrate_map_pieces(map, piece, 1, max);
+}
 
 /* A channel of the dmaengine framework */
 

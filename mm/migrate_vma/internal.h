@@ -53,6 +53,9 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
  */
 #define MIGRATE_SRC_AGAIN	BIT(MIGRATE_PFN_SHIFT)
 
+/* In dst[], after the pages stage: see &migrate_tally.defer_writeback. */
+#define MIGRATE_DST_AGAIN	BIT(2)
+
 /*
  * For migrate_stage_collect(), by hmm_migrate_range():
  *
@@ -212,6 +215,9 @@ static inline bool migrate_unit_is_hole(const struct migrate_unit *unit)
  * @holes: how many pages of these are holes
  * @empty: how many pages are holes that nobody wants to fill
  * @again: how many units were locked at first, and then not any more
+ * @defer_writeback: (in) the caller looks again at what is under writeback: the pages
+ *	stage does not count it, but puts MIGRATE_DST_AGAIN in its slot in dst[]
+ * @nr_deferred: how many units these are
  * @pages: how many pages these have, by the order of the unit
  * @left: the pages that stay where they are, by the reason
  */
@@ -224,6 +230,8 @@ struct migrate_tally {
 	unsigned long holes;
 	unsigned long empty;
 	unsigned long again;
+	bool defer_writeback;
+	unsigned long nr_deferred;
 	unsigned long pages[NR_PAGE_ORDERS];
 	unsigned long left[NR_MIGRATE_LEFT];
 };

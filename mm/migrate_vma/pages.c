@@ -306,6 +306,12 @@ static struct address_space *pages_mapping(struct folio *folio)
 	return folio_test_swapcache(folio) ? folio_mapping(folio) : NULL;
 }
 
+/*
+ * The folio is under writeback: from pages_check() to pages_leave(), which knows whether
+ * that counts as MIGRATE_LEFT_BUSY. No index into what counts.
+ */
+#define PAGES_WRITEBACK	((enum migrate_left)(NR_MIGRATE_LEFT + 1))
+
 /* Only what is nowhere else may get into device memory: no swap cache has it. */
 static bool pages_leave_swap_cache(struct folio *folio)
 {
@@ -324,7 +330,7 @@ static enum migrate_left pages_check(const struct migrate_vma *migrate,
 	 * out, and a fault can map it again meanwhile.
 	 */
 	if (folio_test_writeback(folio))
-		return MIGRATE_LEFT_BUSY;
+		return PAGES_WRITEBACK;
 	if (!folio_is_zone_device(newfolio)) {
 		pages_make_rmappable(newfolio);
 		return NR_MIGRATE_LEFT;
@@ -433,6 +439,21 @@ static bool pages_split(struct migrate_unit unit, unsigned long *dst,
 	       migrate_unit_split(&unit, dst, migrate);
 }
 
+/* The unit stays where it is. Swap-out keeps it only for the time of its I/O. */
+static void pages_leave(const struct migrate_unit *unit, unsigned long *dst,
+			enum migrate_left reason, struct migrate_tally *tally)
+{
+	*unit->src &= ~MIGRATE_PFN_MIGRATE;
+	if (reason == PAGES_WRITEBACK && tally->defer_writeback) {
+		dst[unit->index] |= MIGRATE_DST_AGAIN;
+		tally->nr_deferred++;
+		return;
+	}
+	if (reason == PAGES_WRITEBACK)
+		reason = MIGRATE_LEFT_BUSY;
+	migrate_left(tally, reason, migrate_unit_pages(unit));
+}
+
 /**
  * migrate_stage_pages() - the third stage: new folios take the old ones' place
  * @src: what the stages before made
@@ -467,8 +488,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 		}
 		reason = pages_unit(&holes, &unit, fault_page);
 		if (reason != NR_MIGRATE_LEFT) {
-			migrate_left(tally, reason, migrate_unit_pages(&unit));
-			*unit.src &= ~MIGRATE_PFN_MIGRATE;
+			pages_leave(&unit, dst, reason, tally);
 		} else if (unit.page) {
 			migrate_passed(tally, unit.order);
 		} else {

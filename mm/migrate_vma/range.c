@@ -47,6 +47,9 @@
  */
 #define RANGE_MIN_PLACES	1024UL
 
+/* So many vmas are looked at to see what is to be reserved. */
+#define RANGE_COUNTED_VMAS	256
+
 /* What was locked, and shall be looked at again */
 
 /**
@@ -297,30 +300,44 @@ static unsigned long range_widen(const struct range_call *range, struct vm_area_
 	return min(folio_end_by_pte(vma, pmdp, addr), end);
 }
 
+/*
+ * What is at @addr? Returns its vma, or NULL and why nothing there can migrate; and in
+ * @end where that ends.
+ */
+static struct vm_area_struct *range_vma(const struct range_call *range, unsigned long addr,
+					unsigned long *end, int *error)
+{
+	struct vm_area_struct *vma = find_vma(range->migrate->mm, addr);
+
+	if (!vma || vma->vm_start > addr) {
+		if (vma)
+			*end = min(*end, vma->vm_start);
+		*error = -EFAULT;
+		return NULL;
+	}
+	*end = min(*end, vma->vm_end);
+	*error = migrate_takes_vma(vma) ? 0 : -EOPNOTSUPP;
+	return *error ? NULL : vma;
+}
+
 /* One chunk from @addr on, or one gap. Returns in @next where that ends. */
 static int range_step(struct range_call *range, unsigned long addr, unsigned long end,
 		      unsigned long *next)
 {
-	struct vm_area_struct *vma = find_vma(range->migrate->mm, addr);
+	struct vm_area_struct *vma;
 	int ret;
 
-	if (!vma || vma->vm_start > addr) {
-		*next = vma ? min(end, vma->vm_start) : end;
-		ret = range_skip(range, addr, *next, -EFAULT);
-	} else if (!migrate_takes_vma(vma)) {
-		*next = min(end, vma->vm_end);
-		ret = range_skip(range, addr, *next, -EOPNOTSUPP);
-	} else {
-		end = min(end, vma->vm_end);
-		/* Of this, ordinary memory is to move in any case. */
-		if (unlikely(range_was_bounced(range, addr)))
-			end = min(end, range->bounced.end);
-		*next = range_widen(range, vma, range_chunk_end(range, addr, end), end);
-		return range_feed(range, vma, addr, next);
+	vma = range_vma(range, addr, &end, &ret);
+	if (!vma) {
+		ret = range_skip(range, addr, end, ret);
+		*next = ret ? addr : end;
+		return ret;
 	}
-	if (ret)
-		*next = addr;
-	return ret;
+	/* Of this, ordinary memory is to move in any case. */
+	if (unlikely(range_was_bounced(range, addr)))
+		end = min(end, range->bounced.end);
+	*next = range_widen(range, vma, range_chunk_end(range, addr, end), end);
+	return range_feed(range, vma, addr, next);
 }
 
 static bool range_is_contended(const struct range_call *range)
@@ -404,6 +421,12 @@ static int range_bounce(struct range_call *range)
 	return ret;
 }
 
+/* Who waits for the lock that the caller keeps is to have it. */
+static int range_gives_way(const struct range_call *range)
+{
+	return range->keeps_lock && range_is_contended(range) ? -EAGAIN : 0;
+}
+
 /* From *@addr on, until there is no room for what is locked. */
 static int range_run(struct range_call *range, unsigned long *addr, unsigned long end)
 {
@@ -417,10 +440,8 @@ static int range_run(struct range_call *range, unsigned long *addr, unsigned lon
 			ret = range_steps_locked(range, addr, end);
 		if (range->bounce.end)
 			ret = range_bounce(range);
-		/* Who waits for the lock that the caller keeps is to have it. */
-		if (!ret && range->keeps_lock && *addr < end &&
-		    range_is_contended(range))
-			ret = -EAGAIN;
+		if (!ret && *addr < end)
+			ret = range_gives_way(range);
 	}
 	return ret;
 }
@@ -643,43 +664,117 @@ static void range_destroy(struct range_call *range)
 	kfree(range->stages.isolated);
 }
 
-/* Have the driver see that there is memory, for all of the range or a part of it. */
-static int range_reserve(struct range_call *range, unsigned long start, unsigned long *end)
+/*
+ * Pass over what cannot migrate from *@addr on, and count what can behind that, so that
+ * nothing is reserved for gaps. Behind many vmas, all of the rest may.
+ */
+static int range_count(struct range_call *range, unsigned long *addr, unsigned long *npages)
 {
-	struct hmm_migrate *migrate = range->migrate;
-	struct hmm_migrate_need need = { .start = start, .end = *end, .orders = BIT(0) };
+	unsigned int vmas = RANGE_COUNTED_VMAS;
+	unsigned long at, next;
 	int ret;
 
+	for (at = *addr; at < range->end; at = next) {
+		next = range->end;
+		if (!vmas-- || range_vma(range, at, &next, &ret)) {
+			*npages += range_pages(at, next);
+		} else if (!*npages) {
+			ret = range_skip(range, at, next, ret);
+			if (ret)
+				return ret;
+			*addr = next;
+		}
+	}
+	return 0;
+}
+
+/* The same, with the lock that it needs. */
+static int range_count_locked(struct range_call *range, unsigned long *addr,
+			      unsigned long *npages)
+{
+	struct mm_struct *mm = range->migrate->mm;
+	int ret;
+
+	if (range->by_pfn) {
+		*npages = range_pages(*addr, range->end);
+		return 0;
+	}
+	if (range->keeps_lock)
+		return range_count(range, addr, npages);
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	ret = range_count(range, addr, npages);
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+static unsigned long range_orders(const struct range_call *range)
+{
+	if (range->select & MIGRATE_VMA_SELECT_LARGE)
+		return GENMASK(MIGRATE_HUGE_ORDER, 0) & ~BIT(1);
+	if (range->select & MIGRATE_VMA_SELECT_COMPOUND)
+		return BIT(0) | BIT(MIGRATE_HUGE_ORDER);
+	return BIT(0);
+}
+
+static void range_unreserve(const struct range_call *range)
+{
+	struct hmm_migrate *migrate = range->migrate;
+
+	if (migrate->ops->reserve && migrate->ops->unreserve)
+		migrate->ops->unreserve(migrate);
+}
+
+/*
+ * Have the driver see that there is memory, from *@addr on, which may be behind a gap then,
+ * to @end.
+ */
+static int range_reserve(struct range_call *range, unsigned long *addr, unsigned long *end)
+{
+	struct hmm_migrate *migrate = range->migrate;
+	struct hmm_migrate_need need = {
+		.end = range->end,
+		.orders = range_orders(range),
+	};
+	int ret;
+
+	*end = range->end;
 	if (!migrate->ops->reserve)
 		return 0;
-	if (range->select & (MIGRATE_VMA_SELECT_LARGE | MIGRATE_VMA_SELECT_COMPOUND))
-		need.orders |= BIT(MIGRATE_HUGE_ORDER);
-	if (range->select & MIGRATE_VMA_SELECT_LARGE)
-		need.orders = GENMASK(MIGRATE_HUGE_ORDER, 0) & ~BIT(1);
+	ret = range_count_locked(range, addr, &need.npages);
+	if (ret || !need.npages)
+		return ret;
+	need.start = *addr;
 	ret = migrate->ops->reserve(migrate, &need);
-	*end = clamp(PAGE_ALIGN_DOWN(need.end), start, *end);
-	return ret ?: *end > start ? ret : -ENOMEM;
+	if (ret)
+		return ret;
+	*end = clamp(PAGE_ALIGN_DOWN(need.end), *addr, range->end);
+	if (*end > *addr)
+		return 0;
+	range_unreserve(range);
+	return -ENOMEM;
 }
 
 /* The whole range, and in between and in the end what was locked. */
 static int range_do(struct range_call *range)
 {
 	struct hmm_migrate *migrate = range->migrate;
-	unsigned long addr = range->start;
+	unsigned long addr = range->start, end;
 	int ret = 0;
 
 	while (!ret && addr < range->end) {
-		unsigned long end = range->end;
-
-		ret = range_must_stop(range) ?: range_reserve(range, addr, &end);
-		if (ret)
+		ret = range_must_stop(range);
+		ret = ret ?: range_reserve(range, &addr, &end);
+		/* Or nothing but gaps was left. */
+		if (ret || addr == range->end)
 			break;
 		while (!ret && addr < end) {
 			ret = range_run(range, &addr, end);
 			ret = range_again(range, ret);
 		}
-		if (migrate->ops->reserve && migrate->ops->unreserve)
-			migrate->ops->unreserve(migrate);
+		range_unreserve(range);
+		if (!ret && addr < range->end)
+			ret = range_gives_way(range);
 	}
 	migrate->done = range->by_pfn ? addr >> PAGE_SHIFT : addr;
 	/* The caller keeps mmap_lock, so this cannot wait, but the caller can drop it. */
@@ -824,7 +919,8 @@ int hmm_migrate_range_locked(struct hmm_migrate *migrate)
 {
 	struct range_call range = range_init(migrate);
 
-	mmap_assert_locked(migrate->mm);
+	if (migrate->mm)
+		mmap_assert_locked(migrate->mm);
 	range.keeps_lock = true;
 	range.flags |= HMM_MIGRATE_NO_WAIT;
 	return range_start(&range);
@@ -1033,7 +1129,8 @@ static void range_work(struct work_struct *work_struct)
 	struct mm_struct *mm = work->migrate.mm;
 
 	work->ret = hmm_migrate_range(&work->migrate);
-	mmput(mm);
+	/* The end of the mm may wait for this: a notifier that cancels what is queued. */
+	mmput_async(mm);
 	if (work->complete)
 		work->complete(work);
 	complete_all(&work->done);

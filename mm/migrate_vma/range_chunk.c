@@ -28,12 +28,14 @@
 
 /* Counting */
 
+/* What has no destination has a name of its own: @no_memory. */
 static void count_left(struct hmm_migrate *migrate, const struct migrate_tally *tally)
 {
 	enum migrate_left reason;
 
 	for (reason = 0; reason < NR_MIGRATE_LEFT; reason++)
-		migrate->left[reason] += tally->left[reason];
+		if (reason != MIGRATE_LEFT_NO_DESTINATION)
+			migrate->left[reason] += tally->left[reason];
 }
 
 static void count_time(struct hmm_migrate *migrate, enum hmm_migrate_step step,
@@ -46,7 +48,7 @@ static void count_time(struct hmm_migrate *migrate, enum hmm_migrate_step step,
 }
 
 /* What the pages stage has done, and what did not get there. */
-static void count_pages(struct hmm_migrate_chunk *chunk, struct migrate_tally *tally)
+static void count_pages(struct hmm_migrate_chunk *chunk, const struct migrate_tally *tally)
 {
 	struct hmm_migrate *migrate = chunk->migrate;
 	unsigned long pages = 0;
@@ -60,10 +62,6 @@ static void count_pages(struct hmm_migrate_chunk *chunk, struct migrate_tally *t
 	migrate->copy_failed += chunk->failed;
 	migrate->no_memory += chunk->no_memory_holes +
 			      tally->left[MIGRATE_LEFT_NO_DESTINATION];
-	tally->left[MIGRATE_LEFT_NO_DESTINATION] += chunk->no_memory_holes;
-	migrate_tally_report(tally);
-	/* For the caller that has a name of its own. */
-	tally->left[MIGRATE_LEFT_NO_DESTINATION] = 0;
 	count_left(migrate, tally);
 }
 
@@ -264,7 +262,7 @@ static bool chunk_wants(struct hmm_migrate_chunk *chunk,
 	struct folio *folio = migrate_unit_folio(unit);
 
 	if (!ops->wants || migrate_is_fault_folio(folio, chunk->args.fault_page) ||
-	    ops->wants(chunk, folio))
+	    ops->wants(chunk, chunk->start + unit->index * PAGE_SIZE, folio))
 		return true;
 	chunk->unwanted += migrate_unit_pages(unit);
 	*unit->src &= ~MIGRATE_PFN_MIGRATE;
@@ -759,32 +757,20 @@ int chunk_set_up(struct range_call *range, struct hmm_migrate_chunk *chunk,
 	return ret;
 }
 
-/* Is it the I/O of swap-out that keeps a unit, and not that nothing fits it? */
-static bool chunk_is_busy(struct hmm_migrate_chunk *chunk,
-			  const struct migrate_unit *unit)
-{
-	struct page *dst = migrate_pfn_to_page(chunk->dst[unit->index]);
-
-	return dst && folio_order(page_folio(dst)) == unit->order &&
-	       folio_test_writeback(migrate_unit_folio(unit));
-}
-
-/* Swap-out keeps a folio for the time of its I/O. */
-static void chunk_remember_busy(struct range_call *range, struct hmm_migrate_chunk *chunk,
-				struct migrate_tally *tally)
+/* What is under writeback is looked at again, as what is locked. */
+static void chunk_remember_deferred(struct range_call *range,
+				    struct hmm_migrate_chunk *chunk)
 {
 	struct migrate_unit unit = {};
 
-	if (!tally->left[MIGRATE_LEFT_BUSY])
-		return;
-	while (migrate_unit_next(&unit, chunk->src, NULL, chunk->npages)) {
+	while (migrate_unit_next(&unit, chunk->src, chunk->dst, chunk->npages)) {
 		unsigned long addr = chunk->start + unit.index * PAGE_SIZE;
 
-		if (*unit.src & MIGRATE_PFN_MIGRATE || !unit.page ||
-		    !chunk_is_busy(chunk, &unit))
+		if (!(chunk->dst[unit.index] & MIGRATE_DST_AGAIN))
 			continue;
 		range_remember(range, addr, addr + migrate_unit_pages(&unit) * PAGE_SIZE);
-		tally->left[MIGRATE_LEFT_BUSY] -= migrate_unit_pages(&unit);
+		/* Drivers do not know it. */
+		chunk->dst[unit.index] &= ~MIGRATE_DST_AGAIN;
 	}
 }
 
@@ -825,9 +811,12 @@ void chunk_settle(struct range_call *range, struct hmm_migrate_chunk *chunk)
 	count_time(migrate, HMM_MIGRATE_STEP_WAIT, &then);
 
 	tally = chunk_tally(range, chunk, MIGRATE_STAGE_PAGES);
+	tally.defer_writeback = true;
 	migrate_stage_pages(chunk->src, chunk->dst, chunk->npages,
 			    chunk_args(range, chunk), &tally);
-	chunk_remember_busy(range, chunk, &tally);
+	migrate_tally_report(&tally);
+	if (tally.nr_deferred)
+		chunk_remember_deferred(range, chunk);
 	count_pages(chunk, &tally);
 	count_time(migrate, HMM_MIGRATE_STEP_PAGES, &then);
 

@@ -59,6 +59,9 @@
 /* When it could not copy so many pages in a row, it is not tried for others of a chunk. */
 #define DMA_FAILURES		8
 
+/* So many pieces of a chunk are looked up at once. */
+#define DMA_PIECES		16
+
 /**
  * struct hmm_migrate_dma - a channel, and who copies by it
  * @chan: the channel
@@ -92,8 +95,9 @@ struct hmm_migrate_dma {
  * @list: in the channel's @copies
  * @pending: descriptors that are not called back, and one for @submitting or @asks; in
  *	order, those with an interrupt
- * @last: what was submitted last, and its cookie in @cookie; of no length if nothing was
- * @cookie: see there
+ * @pieces: those that are submitted at the moment
+ * @first: what was submitted first, and can be repeated; of no length if nothing was
+ * @cookie: that of what was submitted last
  * @submitting: there may be more
  * @error: an engine has reported an error
  * @stopped: somebody has terminated the channel
@@ -110,7 +114,8 @@ struct dma_copy {
 	struct hmm_migrate_map map;
 	struct list_head list;
 	unsigned int pending;
-	struct hmm_migrate_piece last;
+	struct hmm_migrate_piece pieces[DMA_PIECES];
+	struct hmm_migrate_piece first;
 	dma_cookie_t cookie;
 	bool submitting;
 	bool error;
@@ -160,7 +165,7 @@ static void copy_callback(void *param, const struct dmaengine_result *result)
 
 static enum dma_status copy_status(struct dma_copy *copy)
 {
-	if (!copy->last.length || READ_ONCE(copy->stopped))
+	if (!copy->first.length || READ_ONCE(copy->stopped))
 		return DMA_COMPLETE;
 	return dma_async_is_tx_complete(copy->dma->chan, copy->cookie, NULL, NULL);
 }
@@ -187,20 +192,19 @@ static bool copy_is_idle(struct dma_copy *copy)
 
 /* What has no source is filled with zeros: by an engine that can. */
 static struct dma_async_tx_descriptor *
-chan_prepare(struct dma_chan *chan, dma_addr_t dst, dma_addr_t src, size_t length,
+chan_prepare(struct dma_chan *chan, const struct hmm_migrate_piece *piece,
 	     unsigned long flags)
 {
-	if (src == DMA_MAPPING_ERROR)
-		return dmaengine_prep_dma_memset(chan, dst, 0, length, flags);
-	return dmaengine_prep_dma_memcpy(chan, dst, src, length, flags);
+	if (piece->src == DMA_MAPPING_ERROR)
+		return dmaengine_prep_dma_memset(chan, piece->dst, 0, piece->length, flags);
+	return dmaengine_prep_dma_memcpy(chan, piece->dst, piece->src, piece->length, flags);
 }
 
-static bool chan_is_aligned(struct dma_chan *chan, dma_addr_t dst, dma_addr_t src,
-			    size_t length)
+static bool chan_is_aligned(struct dma_chan *chan, const struct hmm_migrate_piece *piece)
 {
-	if (src == DMA_MAPPING_ERROR)
-		return is_dma_fill_aligned(chan->device, dst, 0, length);
-	return is_dma_copy_aligned(chan->device, src, dst, length);
+	if (piece->src == DMA_MAPPING_ERROR)
+		return is_dma_fill_aligned(chan->device, piece->dst, 0, piece->length);
+	return is_dma_copy_aligned(chan->device, piece->src, piece->dst, piece->length);
 }
 
 /*
@@ -209,9 +213,9 @@ static bool chan_is_aligned(struct dma_chan *chan, dma_addr_t dst, dma_addr_t sr
  * drivers hold a spinlock from preparing a descriptor to its submission: nothing sleeps
  * between.
  */
-static int copy_try_submit(struct dma_copy *copy, dma_addr_t dst, dma_addr_t src,
-			   size_t length, bool counts)
+static int copy_try_submit(struct dma_copy *copy, const struct hmm_migrate_piece *piece)
 {
+	bool counts = piece->last || !copy->dma->ordered;
 	unsigned long flags = DMA_CTRL_ACK | (counts ? DMA_PREP_INTERRUPT : 0);
 	struct hmm_migrate_dma *dma = copy->dma;
 	struct dma_async_tx_descriptor *tx;
@@ -220,7 +224,7 @@ static int copy_try_submit(struct dma_copy *copy, dma_addr_t dst, dma_addr_t src
 	lockdep_assert_held_read(&dma->stop_lock);
 	if (copy->stopped)
 		return -ECANCELED;
-	tx = chan_prepare(dma->chan, dst, src, length, flags);
+	tx = chan_prepare(dma->chan, piece, flags);
 	if (!tx)
 		return -EAGAIN;
 	tx->callback_result = counts ? copy_callback : copy_note;
@@ -232,7 +236,8 @@ static int copy_try_submit(struct dma_copy *copy, dma_addr_t dst, dma_addr_t src
 	}
 	cookie = dmaengine_submit(tx);
 	if (!dma_submit_error(cookie)) {
-		copy->last = (struct hmm_migrate_piece){ src, dst, length };
+		if (!copy->first.length)
+			copy->first = *piece;
 		copy->cookie = cookie;
 		return 0;
 	}
@@ -245,22 +250,18 @@ static int copy_try_submit(struct dma_copy *copy, dma_addr_t dst, dma_addr_t src
 /*
  * The engine may be out of descriptors until it has done what it has; and it may refuse
  * what it can never do, -EBUSY. That is told apart by whether it has anything to do. If it
- * completes in order it interrupts for the @last one, and calls back for the others before
+ * completes in order it interrupts for the last one, and calls back for the others before
  * that, if at all. While this waits, the channel may be terminated.
  */
-static int copy_submit_one(struct dma_copy *copy, dma_addr_t dst, dma_addr_t src,
-			   size_t length, bool last, bool killable)
+static noinline int copy_submit_later(struct dma_copy *copy,
+				      const struct hmm_migrate_piece *piece, bool killable)
 {
 	unsigned long deadline = jiffies + DMA_TIMEOUT;
-	struct dma_chan *chan = copy->dma->chan;
 	unsigned int idle = 0;
 	int ret;
 
-	if (!chan_is_aligned(chan, dst, src, length))
-		return -EOPNOTSUPP;
-	while ((ret = copy_try_submit(copy, dst, src, length,
-				      last || !copy->dma->ordered)) == -EAGAIN) {
-		dma_async_issue_pending(chan);
+	do {
+		dma_async_issue_pending(copy->dma->chan);
 		up_read(&copy->dma->stop_lock);
 		usleep_range(DMA_POLL, 2 * DMA_POLL);
 		idle += copy_is_idle(copy);
@@ -271,28 +272,48 @@ static int copy_submit_one(struct dma_copy *copy, dma_addr_t dst, dma_addr_t src
 			return -ETIMEDOUT;
 		if (killable && fatal_signal_pending(current))
 			return -EINTR;
-	}
+		ret = copy_try_submit(copy, piece);
+	} while (ret == -EAGAIN);
 	return ret;
 }
 
-/* A piece, in shorter ones if the engine refuses those that are so long. */
-static int copy_submit(struct dma_copy *copy, const struct hmm_migrate_piece *piece,
-		       bool last)
+static __always_inline int
+copy_submit_one(struct dma_copy *copy, const struct hmm_migrate_piece *piece, bool killable)
+{
+	int ret;
+
+	if (!chan_is_aligned(copy->dma->chan, piece))
+		return -EOPNOTSUPP;
+	ret = copy_try_submit(copy, piece);
+	return unlikely(ret == -EAGAIN) ? copy_submit_later(copy, piece, killable) : ret;
+}
+
+/* In whole pages, and at least one. */
+static size_t length_half(size_t length)
+{
+	return max(round_down(length / 2, PAGE_SIZE), PAGE_SIZE);
+}
+
+/* A piece in shorter ones, of @max bytes, or less if the engine refuses these, too. */
+static noinline int copy_submit_shorter(struct dma_copy *copy,
+					const struct hmm_migrate_piece *piece, size_t max)
 {
 	struct hmm_migrate_dma *dma = copy->dma;
-	size_t max = READ_ONCE(dma->max), done, now;
-	dma_addr_t src;
+	struct hmm_migrate_piece next = *piece;
+	size_t left;
 	int ret = 0;
 
-	for (done = 0; !ret && done < piece->length; done += now) {
-		now = min(piece->length - done, max);
-		src = piece->src == DMA_MAPPING_ERROR ? piece->src : piece->src + done;
-		ret = copy_submit_one(copy, piece->dst + done, src, now,
-				      last && done + now == piece->length, true);
-		if (ret == -EBUSY && now > PAGE_SIZE) {
-			max = max(round_down(now / 2, PAGE_SIZE), PAGE_SIZE);
+	for (left = piece->length; !ret && left; left -= next.length) {
+		next.dst = piece->dst + piece->length - left;
+		if (piece->src != DMA_MAPPING_ERROR)
+			next.src = piece->src + piece->length - left;
+		next.length = min(left, max);
+		next.last = piece->last && next.length == left;
+		ret = copy_submit_one(copy, &next, true);
+		if (ret == -EBUSY && next.length > PAGE_SIZE) {
+			max = length_half(next.length);
+			next.length = 0;
 			ret = 0;
-			now = 0;
 		} else if (!ret && max < READ_ONCE(dma->max)) {
 			/* It takes shorter ones: it is not asked for longer ones again. */
 			WRITE_ONCE(dma->max, max);
@@ -301,18 +322,29 @@ static int copy_submit(struct dma_copy *copy, const struct hmm_migrate_piece *pi
 	return ret;
 }
 
+static int copy_submit(struct dma_copy *copy, const struct hmm_migrate_piece *piece)
+{
+	size_t max = READ_ONCE(copy->dma->max);
+	int ret;
+
+	if (unlikely(piece->length > max))
+		return copy_submit_shorter(copy, piece, max);
+	ret = copy_submit_one(copy, piece, true);
+	if (unlikely(ret == -EBUSY && piece->length > PAGE_SIZE))
+		return copy_submit_shorter(copy, piece, length_half(piece->length));
+	return ret;
+}
+
 static int copy_submit_pieces(struct dma_copy *copy)
 {
 	size_t max = READ_ONCE(copy->dma->max);
-	struct hmm_migrate_piece piece, next;
-	bool more;
+	unsigned int nr, i;
 	int ret = 0;
 
-	more = hmm_migrate_map_next(&copy->map, &next, max);
-	while (!ret && more) {
-		piece = next;
-		more = hmm_migrate_map_next(&copy->map, &next, max);
-		ret = copy_submit(copy, &piece, !more);
+	while (!ret && (nr = hmm_migrate_map_pieces(&copy->map, copy->pieces, DMA_PIECES,
+						    max))) {
+		for (i = 0; !ret && i < nr; i++)
+			ret = copy_submit(copy, &copy->pieces[i]);
 		cond_resched();
 	}
 	return ret;
@@ -320,16 +352,16 @@ static int copy_submit_pieces(struct dma_copy *copy)
 
 /*
  * The last descriptor that was submitted has no interrupt, and the engine does not take
- * those that were to follow. Copy the same once more, with an interrupt: then the callbacks
- * of all those before it are over, too, which their status would not tell. One who is
- * killed waits for it as well.
+ * those that were to follow. Copy once more what it has taken first, with an interrupt:
+ * then the callbacks of all those before it are over, too, which their status would not
+ * tell. One who is killed waits for it as well.
  */
 static bool copy_submit_fence(struct dma_copy *copy)
 {
-	struct hmm_migrate_piece last = copy->last;
+	struct hmm_migrate_piece fence = copy->first;
 
-	return !last.length ||
-	       !copy_submit_one(copy, last.dst, last.src, last.length, true, false);
+	fence.last = true;
+	return !fence.length || !copy_submit_one(copy, &fence, false);
 }
 
 /* Submit all of the part that is mapped. What is submitted is waited for in any case. */
@@ -342,7 +374,7 @@ static int copy_submit_part(struct dma_copy *copy)
 	init_completion(&copy->done);
 	copy->pending = 1;
 	copy->submitting = true;
-	copy->last.length = 0;
+	copy->first.length = 0;
 	copy->error = false;
 	copy->stopped = false;
 	spin_lock_irq(&dma->lock);

@@ -2,8 +2,8 @@
 /*
  * Range migration: where a device finds the segments of a chunk.
  *
- * A chunk is mapped in parts, mostly one: each part is two scatter lists of the same
- * length in bytes, mapped at once. What cannot be mapped whole, because there are not
+ * A chunk is mapped in parts, mostly one: each part is two scatter lists, of its sources
+ * and its destinations, mapped at once. What cannot be mapped whole, because there are not
  * enough bounce buffers or addresses, is mapped in smaller parts, one after the other.
  * Private memory is not mapped: the driver knows its addresses.
  */
@@ -26,18 +26,14 @@ place_segment(const struct hmm_migrate_map *map, const struct hmm_migrate_place 
 	return map->chunk->segments + place->segment;
 }
 
-static bool place_is(const struct hmm_migrate_place *a, const struct hmm_migrate_place *b)
+/*
+ * A part may begin and end within a segment. How many pages of @segment are before the end
+ * of the part?
+ */
+static __always_inline unsigned long
+part_pages(const struct hmm_migrate_map *map, const struct hmm_migrate_segment *segment)
 {
-	return a->segment == b->segment && a->page == b->page;
-}
-
-/* How many pages lie in one segment from @place on, up to the end of the part. */
-static unsigned long place_pages(const struct hmm_migrate_map *map,
-				 const struct hmm_migrate_place *place)
-{
-	if (place->segment == map->end.segment)
-		return map->end.page - place->page;
-	return place_segment(map, place)->npages - place->page;
+	return segment == map->end_segment ? map->end.page : segment->npages;
 }
 
 static void place_advance(const struct hmm_migrate_map *map,
@@ -57,21 +53,6 @@ static __always_inline bool page_is_mappable(struct page *page)
 	return likely(!is_zone_device_page(page)) || !is_device_private_page(page);
 }
 
-/*
- * The page of @side at @place, if there is something to map: not what is private; and
- * what the CPU fills with zeros is not the device's.
- */
-static __always_inline struct page *
-side_page(const struct hmm_migrate_map *map, const struct hmm_migrate_side *side,
-	  const struct hmm_migrate_place *place)
-{
-	const struct hmm_migrate_segment *segment = place_segment(map, place);
-	struct page *page = side->direction == DMA_TO_DEVICE ? segment->src :
-							       segment->dst;
-
-	return segment->src && page_is_mappable(page) ? page + place->page : NULL;
-}
-
 static int side_make_room(struct hmm_migrate_side *side, unsigned long entries)
 {
 	if (entries <= side->room)
@@ -86,8 +67,9 @@ static int side_make_room(struct hmm_migrate_side *side, unsigned long entries)
 	return 0;
 }
 
-static struct scatterlist *side_add(struct scatterlist *sg, struct page *page,
-				    unsigned long npages, unsigned long max)
+/* Add @npages pages to the list, in entries of @max of them. */
+static __always_inline struct scatterlist *
+side_add(struct scatterlist *sg, struct page *page, unsigned long npages, unsigned long max)
 {
 	unsigned long now;
 
@@ -100,56 +82,12 @@ static struct scatterlist *side_add(struct scatterlist *sg, struct page *page,
 	return sg;
 }
 
-/* How many entries of @max pages the part has on any side, at most. */
-static unsigned long map_max_entries(const struct hmm_migrate_map *map, unsigned long max)
+static int side_map(const struct hmm_migrate_map *map, struct hmm_migrate_side *side)
 {
-	struct hmm_migrate_place place = map->first;
-	unsigned long entries = 0, npages;
-
-	while (!place_is(&place, &map->end)) {
-		npages = place_pages(map, &place);
-		entries += DIV_ROUND_UP(npages, max);
-		place_advance(map, &place, npages);
-	}
-	return entries;
-}
-
-static void side_fill(const struct hmm_migrate_map *map, struct hmm_migrate_side *side,
-		      unsigned long max)
-{
-	struct hmm_migrate_place place = map->first;
-	struct scatterlist *sg = side->list;
-
-	while (!place_is(&place, &map->end)) {
-		struct page *page = side_page(map, side, &place);
-		unsigned long npages = place_pages(map, &place);
-
-		if (page)
-			sg = side_add(sg, page, npages, max);
-		place_advance(map, &place, npages);
-	}
-	side->entries = sg - side->list;
-	if (side->entries)
-		sg_mark_end(sg - 1);
-}
-
-static int side_map(struct hmm_migrate_map *map, struct hmm_migrate_side *side)
-{
-	/* A scatter list counts its bytes in 32 bits. */
-	size_t max = min3((size_t)dma_get_max_seg_size(map->dev),
-			  dma_max_mapping_size(map->dev), (size_t)SZ_1G);
-	int ret;
-
-	/* In pages. */
-	max = max(max >> PAGE_SHIFT, 1UL);
-	ret = side_make_room(side, map_max_entries(map, max));
-	if (ret)
-		return ret;
-	side_fill(map, side, max);
-	side->sg = side->list;
-	side->offset = 0;
-	if (!side->entries ||
-	    dma_map_sg(map->dev, side->list, side->entries, side->direction))
+	if (!side->entries)
+		return 0;
+	sg_mark_end(side->list + side->entries - 1);
+	if (dma_map_sg(map->dev, side->list, side->entries, side->direction))
 		return 0;
 	side->entries = 0;
 	return -ENOMEM;
@@ -162,49 +100,87 @@ static void side_unmap(const struct hmm_migrate_map *map, struct hmm_migrate_sid
 	side->entries = 0;
 }
 
-/* How many bytes there are on this side in one piece, from @address on. */
-static __always_inline size_t
-side_next(const struct hmm_migrate_side *side, dma_addr_t *address)
+/* The parts of a chunk */
+
+/* How many pages an entry of a scatter list may have. */
+static unsigned long map_max_pages(const struct hmm_migrate_map *map)
 {
-	*address = sg_dma_address(side->sg) + side->offset;
-	return sg_dma_len(side->sg) - side->offset;
+	/* It counts its bytes in 32 bits. */
+	size_t max = min3((size_t)dma_get_max_seg_size(map->dev),
+			  dma_max_mapping_size(map->dev), (size_t)SZ_1G);
+
+	return max(max >> PAGE_SHIFT, 1UL);
 }
 
-static __always_inline void side_advance(struct hmm_migrate_side *side, size_t length)
+static int map_make_room(struct hmm_migrate_map *map, unsigned long npages,
+			 unsigned long max)
 {
-	side->offset += length;
-	if (side->offset == sg_dma_len(side->sg)) {
-		side->sg++;
-		side->offset = 0;
+	/* Each segment may begin an entry, and so may each @max pages. */
+	unsigned long entries = map->end.segment - map->first.segment + 1 + npages / max;
+
+	return side_make_room(&map->src, entries) ?: side_make_room(&map->dst, entries);
+}
+
+/*
+ * List what there is to map of the part: not what is private; and what the CPU fills with
+ * zeros is not the device's. Returns whether there is a hole in private memory, which
+ * the device fills with zeros.
+ */
+static bool map_list(struct hmm_migrate_map *map, unsigned long max)
+{
+	const struct hmm_migrate_segment *segment = place_segment(map, &map->first);
+	struct scatterlist *src = map->src.list, *dst = map->dst.list;
+	unsigned long first = map->first.page, npages;
+	bool zeros = false;
+
+	for (; segment < map->segments_end; segment++, first = 0) {
+		bool is_mappable = page_is_mappable(segment->dst);
+
+		if (!segment->src) {
+			zeros |= !is_mappable;
+			continue;
+		}
+		npages = part_pages(map, segment) - first;
+		if (page_is_mappable(segment->src))
+			src = side_add(src, segment->src + first, npages, max);
+		if (is_mappable)
+			dst = side_add(dst, segment->dst + first, npages, max);
 	}
+	map->src.entries = src - map->src.list;
+	map->dst.entries = dst - map->dst.list;
+	return zeros;
 }
 
-/* Is there a hole in private memory, which the device has to fill with zeros? */
-static bool map_needs_zeros(const struct hmm_migrate_map *map)
-{
-	struct hmm_migrate_place place = map->first;
-
-	if (map->fills)
-		return false;
-	while (!place_is(&place, &map->end)) {
-		const struct hmm_migrate_segment *segment = place_segment(map, &place);
-
-		if (!segment->src && !page_is_mappable(segment->dst))
-			return true;
-		place_advance(map, &place, place_pages(map, &place));
-	}
-	return false;
-}
-
+/* A page of zeros, for an engine that can only copy. */
 static int map_zeros(struct hmm_migrate_map *map)
 {
-	if (!map_needs_zeros(map))
-		return 0;
 	map->zero = dma_map_page(map->dev, ZERO_PAGE(0), 0, PAGE_SIZE, DMA_TO_DEVICE);
 	if (!dma_mapping_error(map->dev, map->zero))
 		return 0;
 	map->zero = DMA_MAPPING_ERROR;
 	return -ENOMEM;
+}
+
+/* Map the @npages pages of the part. */
+static int map_sides(struct hmm_migrate_map *map, unsigned long npages)
+{
+	unsigned long max = map_max_pages(map);
+	bool zeros;
+	int ret;
+
+	ret = map_make_room(map, npages, max);
+	if (ret)
+		return ret;
+	zeros = map_list(map, max) && !map->fills;
+	ret = side_map(map, &map->src);
+	if (ret) {
+		map->dst.entries = 0;
+		return ret;
+	}
+	ret = side_map(map, &map->dst);
+	if (ret || !zeros)
+		return ret;
+	return map_zeros(map);
 }
 
 /* For the ops */
@@ -255,139 +231,178 @@ long hmm_migrate_map_part(struct hmm_migrate_map *map, unsigned long npages)
 	unsigned long left = npages, now;
 
 	map->first = map->end;
-	map->ahead.length = 0;
+	map->cursor = (struct hmm_migrate_cursor){};
+	map->segments_end = NULL;
 	while (left && map->end.segment < map->chunk->nr_segments) {
 		now = min(left, place_segment(map, &map->end)->npages - map->end.page);
 		place_advance(map, &map->end, now);
 		left -= now;
 	}
-	map->next = map->first;
-	map->offset = 0;
 	if (left == npages)
 		return 0;
-	if (!side_map(map, &map->src) && !side_map(map, &map->dst) && !map_zeros(map))
+	map->end_segment = place_segment(map, &map->end);
+	map->segments_end = map->end_segment + !!map->end.page;
+	if (!map_sides(map, npages - left)) {
+		hmm_migrate_map_rewind(map);
 		return npages - left;
+	}
 	hmm_migrate_unmap_part(map);
 	map->end = map->first;
+	map->segments_end = NULL;
 	return -ENOMEM;
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_map_part);
 
-/* Where private memory is, or the mapping of the other; how many bytes that goes. */
-static size_t side_address(const struct hmm_migrate_map *map,
-			   const struct hmm_migrate_side *side,
-			   struct page *page, size_t length, dma_addr_t *address)
-{
-	const struct hmm_migrate_chunk *chunk = map->chunk;
+/* What is next of a part */
 
-	if (page_is_mappable(page))
-		return min(length, side_next(side, address));
-	*address = chunk->migrate->ops->address(chunk, page) + map->offset;
-	return length;
+/* How many bytes are in one piece where @sg is, from @offset on, and where that is. */
+static __always_inline size_t
+entry_bytes(const struct scatterlist *sg, size_t offset, dma_addr_t *address)
+{
+	*address = sg_dma_address(sg) + offset;
+	return sg_dma_len(sg) - offset;
+}
+
+static __always_inline void entry_advance(struct scatterlist **sg, size_t *offset, size_t length)
+{
+	*offset += length;
+	if (*offset == sg_dma_len(*sg)) {
+		(*sg)++;
+		*offset = 0;
+	}
+}
+
+/* Where the private memory of a segment is, from @offset on. */
+static __always_inline dma_addr_t
+private_address(const struct hmm_migrate_chunk *chunk, struct page *page, size_t offset)
+{
+	return chunk->migrate->ops->address(chunk, page + (offset >> PAGE_SHIFT)) +
+	       (offset & ~PAGE_MASK);
 }
 
 /* Zeros that the CPU can write. */
-static bool map_clear_page(struct hmm_migrate_map *map)
+static noinline void clear_segment(const struct hmm_migrate_segment *segment,
+				   unsigned long first, unsigned long npages)
 {
-	const struct hmm_migrate_segment *segment = place_segment(map, &map->next);
+	unsigned long i;
 
-	if (segment->src || !page_is_mappable(segment->dst))
-		return false;
-	clear_highpage(segment->dst + map->next.page);
-	place_advance(map, &map->next, 1);
-	cond_resched();
-	return true;
+	for (i = first; i < first + npages; i++) {
+		clear_highpage(segment->dst + i);
+		cond_resched();
+	}
 }
 
-/* What is next of a segment, as far as the mappings of both sides go. */
-static bool map_look(struct hmm_migrate_map *map, struct hmm_migrate_piece *piece)
+/* Enter the next segment of the part. Returns false if there is none. */
+static __always_inline bool
+cursor_enter(const struct hmm_migrate_map *map, struct hmm_migrate_cursor *cursor)
 {
-	const struct hmm_migrate_segment *segment;
-	struct page *dst;
+	for (; cursor->segment < map->segments_end; cursor->segment++, cursor->offset = 0) {
+		const struct hmm_migrate_segment *segment = cursor->segment;
 
-	while (!place_is(&map->next, &map->end) && map_clear_page(map))
-		;
-	if (place_is(&map->next, &map->end))
-		return false;
-	segment = place_segment(map, &map->next);
-	dst = segment->dst + map->next.page;
-	piece->index = segment->index + map->next.page;
-	piece->length = (place_pages(map, &map->next) << PAGE_SHIFT) - map->offset;
-	if (segment->src) {
-		piece->length = side_address(map, &map->src, segment->src + map->next.page,
-					     piece->length, &piece->src);
+		cursor->dst_mapped = page_is_mappable(segment->dst);
+		cursor->src_mapped = segment->src && page_is_mappable(segment->src);
+		cursor->left = (part_pages(map, segment) << PAGE_SHIFT) - cursor->offset;
+		if (segment->src || !cursor->dst_mapped)
+			return true;
+		clear_segment(segment, cursor->offset >> PAGE_SHIFT, cursor->left >> PAGE_SHIFT);
+		cursor->left = 0;
+	}
+	return false;
+}
+
+/* The bytes of the segment that follow, as far as the mappings of both sides go. */
+static __always_inline void
+cursor_look(const struct hmm_migrate_map *map, const struct hmm_migrate_cursor *cursor,
+	    struct hmm_migrate_piece *piece)
+{
+	const struct hmm_migrate_segment *segment = cursor->segment;
+
+	piece->length = cursor->left;
+	piece->index = segment->index + (cursor->offset >> PAGE_SHIFT);
+	if (cursor->src_mapped) {
+		piece->length = min(piece->length, entry_bytes(cursor->src, cursor->src_offset,
+							       &piece->src));
+	} else if (segment->src) {
+		piece->src = private_address(map->chunk, segment->src, cursor->offset);
 	} else if (map->fills) {
 		piece->src = DMA_MAPPING_ERROR;
 	} else {
-		piece->length = PAGE_SIZE - map->offset;
-		piece->src = map->zero + map->offset;
+		piece->src = map->zero + (cursor->offset & ~PAGE_MASK);
+		piece->length = min(piece->length, PAGE_SIZE - (cursor->offset & ~PAGE_MASK));
 	}
-	piece->length = side_address(map, &map->dst, dst, piece->length, &piece->dst);
-	return true;
+	if (cursor->dst_mapped)
+		piece->length = min(piece->length, entry_bytes(cursor->dst, cursor->dst_offset,
+							       &piece->dst));
+	else
+		piece->dst = private_address(map->chunk, segment->dst, cursor->offset);
 }
 
-static void map_take(struct hmm_migrate_map *map, size_t length)
+static __always_inline void cursor_advance(struct hmm_migrate_cursor *cursor, size_t length)
 {
-	const struct hmm_migrate_segment *segment = place_segment(map, &map->next);
-
-	if (segment->src && page_is_mappable(segment->src))
-		side_advance(&map->src, length);
-	/* What is filled with zeros is not mapped. */
-	if (segment->src && page_is_mappable(segment->dst))
-		side_advance(&map->dst, length);
-	map->offset += length;
-	place_advance(map, &map->next, map->offset >> PAGE_SHIFT);
-	map->offset &= ~PAGE_MASK;
+	if (cursor->src_mapped)
+		entry_advance(&cursor->src, &cursor->src_offset, length);
+	if (cursor->dst_mapped)
+		entry_advance(&cursor->dst, &cursor->dst_offset, length);
+	cursor->offset += length;
+	cursor->left -= length;
+	if (!cursor->left) {
+		cursor->segment++;
+		cursor->offset = 0;
+	}
 }
 
-static bool piece_goes_on(const struct hmm_migrate_piece *piece,
-			  const struct hmm_migrate_piece *next)
+static __always_inline bool
+piece_goes_on(const struct hmm_migrate_piece *piece, const struct hmm_migrate_piece *next)
 {
-	if (!piece->length)
-		return true;
-	/* Zeros are one segment already. */
-	if (piece->src == DMA_MAPPING_ERROR || next->src == DMA_MAPPING_ERROR)
-		return false;
-	return next->src == piece->src + piece->length &&
-	       next->dst == piece->dst + piece->length;
+	/* Zeros that an engine fills in are one segment already. */
+	return next->dst == piece->dst + piece->length &&
+	       next->src == piece->src + piece->length &&
+	       piece->src != DMA_MAPPING_ERROR && next->src != DMA_MAPPING_ERROR;
 }
 
 /**
- * hmm_migrate_map_next() - the next bytes of a part that follow each other on both sides
+ * hmm_migrate_map_pieces() - the next bytes of a part that follow each other on both sides
  * @map: after hmm_migrate_map_part()
- * @piece: where they are
- * @max: at most so many bytes
+ * @pieces: where they are
+ * @nr: for so many pieces
+ * @max: at most so many bytes in each, and at least one
  *
  * What an IOMMU, or the device's own memory, has made neighbours of is one piece. What is
  * to be zero, and the CPU can address, is filled with zeros here.
  *
  * Context: sleeps.
- * Return: false if there is no other piece of this part.
+ * Return: how many there are; fewer than @nr if there is no other piece of this part, which
+ * &hmm_migrate_piece.last says of the last one.
  */
-bool hmm_migrate_map_next(struct hmm_migrate_map *map, struct hmm_migrate_piece *piece,
-			  size_t max)
+unsigned int hmm_migrate_map_pieces(struct hmm_migrate_map *map,
+				    struct hmm_migrate_piece *pieces, unsigned int nr,
+				    size_t max)
 {
-	struct hmm_migrate_piece *ahead = &map->ahead;
-	size_t now;
+	struct hmm_migrate_cursor cursor = map->cursor;
+	struct hmm_migrate_piece *piece = NULL, look;
+	unsigned int n = 0;
 
-	piece->length = 0;
-	while (piece->length < max) {
-		if (!ahead->length && !map_look(map, ahead))
+	while (cursor.left || cursor_enter(map, &cursor)) {
+		cursor_look(map, &cursor, &look);
+		look.length = min(look.length, max);
+		if (piece && piece->length < max && piece_goes_on(piece, &look)) {
+			look.length = min(look.length, max - piece->length);
+			piece->length += look.length;
+		} else if (n < nr) {
+			look.last = false;
+			piece = &pieces[n++];
+			*piece = look;
+		} else {
 			break;
-		if (!piece_goes_on(piece, ahead))
-			break;
-		now = min(ahead->length, max - piece->length);
-		if (!piece->length) {
-			*piece = *ahead;
-			piece->length = 0;
 		}
-		piece->length += now;
-		map_take(map, now);
-		ahead->length = 0;
+		cursor_advance(&cursor, look.length);
 	}
-	return piece->length;
+	if (piece)
+		piece->last = !cursor.left && cursor.segment == map->segments_end;
+	map->cursor = cursor;
+	return n;
 }
-EXPORT_SYMBOL_GPL(hmm_migrate_map_next);
+EXPORT_SYMBOL_GPL(hmm_migrate_map_pieces);
 
 /**
  * hmm_migrate_unmap_part() - a part is copied, or will not be
@@ -410,13 +425,12 @@ EXPORT_SYMBOL_GPL(hmm_migrate_unmap_part);
 /* Begin with the pieces of the part once more. */
 void hmm_migrate_map_rewind(struct hmm_migrate_map *map)
 {
-	map->next = map->first;
-	map->ahead.length = 0;
-	map->offset = 0;
-	map->src.sg = map->src.list;
-	map->src.offset = 0;
-	map->dst.sg = map->dst.list;
-	map->dst.offset = 0;
+	map->cursor = (struct hmm_migrate_cursor){
+		.segment = place_segment(map, &map->first),
+		.offset = map->first.page << PAGE_SHIFT,
+		.src = map->src.list,
+		.dst = map->dst.list,
+	};
 }
 
 /* The part that was unmapped is to be the next one once more. */

@@ -20,6 +20,7 @@ struct map_test {
 	struct hmm_migrate_segment segments[MAP_TEST_PAGES];
 	struct hmm_migrate_chunk chunk;
 	struct hmm_migrate_map map;
+	bool last;
 };
 
 static void map_test_free(void *pages)
@@ -69,6 +70,7 @@ static void map_test_begin(struct kunit *test, struct map_test *map, unsigned lo
 {
 	hmm_migrate_map_begin(&map->map, &map->chunk, map->dev);
 	KUNIT_EXPECT_EQ(test, npages, hmm_migrate_map_part(&map->map, max));
+	map->last = false;
 }
 
 /* The next piece is of @pages, from slot @index and the pages of it. */
@@ -78,7 +80,10 @@ static void map_test_expect(struct kunit *test, struct map_test *map, size_t max
 	struct hmm_migrate_piece piece = {};
 	struct page *src, *dst;
 
+	/* The one before was not the last one. */
+	KUNIT_EXPECT_FALSE(test, map->last);
 	KUNIT_EXPECT_TRUE(test, hmm_migrate_map_next(&map->map, &piece, max));
+	map->last = piece.last;
 	KUNIT_EXPECT_EQ(test, piece.index, index);
 	KUNIT_EXPECT_EQ(test, piece.length, length);
 	src = pfn_to_page(PHYS_PFN(piece.src));
@@ -92,6 +97,7 @@ static void map_test_end(struct kunit *test, struct map_test *map)
 {
 	struct hmm_migrate_piece piece;
 
+	KUNIT_EXPECT_TRUE(test, map->last);
 	KUNIT_EXPECT_FALSE(test, hmm_migrate_map_next(&map->map, &piece, SZ_1G));
 	hmm_migrate_unmap_part(&map->map);
 }
@@ -147,9 +153,11 @@ static void test_map_parts_and_pieces(struct kunit *test)
 	map_test_expect(test, map, SZ_1M, 1, PAGE_SIZE + 512);
 	map_test_end(test, map);
 	KUNIT_EXPECT_EQ(test, 1, hmm_migrate_map_part(&map->map, 3));
+	map->last = false;
 	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
 	/* Once more from its beginning. */
 	hmm_migrate_map_rewind(&map->map);
+	map->last = false;
 	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
 	map_test_end(test, map);
 	map_test_exit(test, map);
@@ -173,11 +181,38 @@ static void test_map_clears_holes(struct kunit *test)
 	map_test_exit(test, map);
 }
 
+/* Several at once: as many as there is room for, and the rest. */
+static void test_map_several_pieces(struct kunit *test)
+{
+	struct map_test *map = map_test_init(test);
+	struct hmm_migrate_piece pieces[3];
+
+	map_test_add(map, 0, 0, 1);
+	map_test_add(map, 2, 1, 1);
+	/* Two neighbours, and a hole in the end. */
+	map_test_add(map, 4, 4, 1);
+	map_test_add(map, 5, 5, 1);
+	map_test_add(map, -1, 7, 1);
+	map_test_begin(test, map, 8, 5);
+	KUNIT_EXPECT_EQ(test, 2, hmm_migrate_map_pieces(&map->map, pieces, 2, SZ_1M));
+	KUNIT_EXPECT_EQ(test, 1, pieces[1].index);
+	KUNIT_EXPECT_FALSE(test, pieces[0].last);
+	KUNIT_EXPECT_FALSE(test, pieces[1].last);
+	KUNIT_EXPECT_EQ(test, 1, hmm_migrate_map_pieces(&map->map, pieces, 3, SZ_1M));
+	KUNIT_EXPECT_EQ(test, 2, pieces[0].index);
+	KUNIT_EXPECT_EQ(test, 2 * PAGE_SIZE, pieces[0].length);
+	KUNIT_EXPECT_TRUE(test, pieces[0].last);
+	KUNIT_EXPECT_EQ(test, 0, hmm_migrate_map_pieces(&map->map, pieces, 3, SZ_1M));
+	hmm_migrate_unmap_part(&map->map);
+	map_test_exit(test, map);
+}
+
 static struct kunit_case map_test_cases[] = {
 	KUNIT_CASE(test_map_joins_neighbours),
 	KUNIT_CASE(test_map_joins_nothing_else),
 	KUNIT_CASE(test_map_parts_and_pieces),
 	KUNIT_CASE(test_map_clears_holes),
+	KUNIT_CASE(test_map_several_pieces),
 	{}
 };
 

@@ -783,6 +783,16 @@ static inline void reset_engine(void)
 	write_number(ENGINE "hang", 0);
 }
 
+/* The number of DMA mappings of all drivers, by DMA_API_DEBUG, or -1. */
+#define DMA_DEBUG	"/sys/kernel/debug/dma-api/"
+
+static inline long dma_mappings(void)
+{
+	long total = read_number(DMA_DEBUG "nr_total_entries");
+
+	return total < 0 ? -1 : total - read_number(DMA_DEBUG "num_free_entries");
+}
+
 /* SIGBUS */
 
 static sigjmp_buf on_sigbus;

@@ -143,6 +143,13 @@ TEST_F_TIMEOUT(driver, ways, TIMEOUT)
 		fill(self->memory, SIZE, round);
 		ASSERT_EQ(0, migrate_by(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
 					npages, &self->range));
+		EXPECT_EQ(way == TEST_HMM_MIGRATE_BY_WORKER,
+			  self->range.task != (uint32_t)syscall(SYS_gettid));
+		/* With a writer that waits, a reader looks like one. */
+		if (way == TEST_HMM_MIGRATE_BY_READER)
+			EXPECT_NE(0, self->range.lock);
+		if (way == TEST_HMM_MIGRATE_BY_WRITER)
+			EXPECT_EQ(way, self->range.lock);
 		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 		EXPECT_EQ(npages, device_used(self->fd, npages));
 		EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, round));
@@ -231,8 +238,10 @@ TEST_F_TIMEOUT(driver, deadline, TIMEOUT)
 
 TEST_F_TIMEOUT(driver, depths, TIMEOUT)
 {
+	bool by_engine = variant->flags & TEST_HMM_MIGRATE_ENGINE;
 	unsigned int depth;
 
+	/* The CPU copies one after the other. */
 	self->range.chunk = 65536;
 	for (depth = 1; depth <= TEST_HMM_MIGRATE_MAX_DEPTH; depth++) {
 		self->range.depth = depth;
@@ -240,6 +249,7 @@ TEST_F_TIMEOUT(driver, depths, TIMEOUT)
 		ASSERT_EQ(0, migrate_by(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
 					npages, &self->range));
 		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(by_engine ? depth : 0, self->range.in_flight);
 		EXPECT_EQ(0, device_wrong(self->fd, self->memory, SIZE, depth));
 		ASSERT_EQ(0, migrate_by(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
 					npages, &self->range));
@@ -730,6 +740,53 @@ TEST_F_TIMEOUT(engines, there_and_back, TIMEOUT)
 				&self->range));
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
 	EXPECT_EQ(0, nonzero(self->memory, SIZE));
+}
+
+/* A page takes 100 us: what is not waited for is not there yet. */
+TEST_F_TIMEOUT(engines, slow, TIMEOUT)
+{
+	ASSERT_TRUE(scatter(self->memory + SIZE / 2, SIZE / 2));
+	ASSERT_TRUE(write_number(ENGINE "bandwidth_mb", 40));
+	there_and_back(_metadata, self->fd, self->memory, &self->range, 1);
+	self->range.chunk = 65536;
+	self->range.depth = 3;
+	there_and_back(_metadata, self->fd, self->memory, &self->range, 2);
+}
+
+/* An engine is asked for what it takes: a chunk is one part, which ends once. */
+TEST_F_TIMEOUT(engines, interrupts, TIMEOUT)
+{
+	long before;
+
+	/* Without order, each descriptor has one. */
+	if (variant->engine == TEST_HMM_MIGRATE_ENGINE_UNORDERED)
+		return;
+	there_and_back(_metadata, self->fd, self->memory, &self->range, 1);
+	before = read_number(ENGINE "interrupts");
+	ASSERT_LE(0, before);
+	ASSERT_EQ(0, migrate_by(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory, npages / 2,
+				&self->range));
+	EXPECT_LT(0, read_number(ENGINE "interrupts") - before);
+	EXPECT_GE(2, read_number(ENGINE "interrupts") - before);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+}
+
+/* Of zeros as well, which an engine that cannot write them has to copy. */
+TEST_F_TIMEOUT(engines, mappings_are_given_back, TIMEOUT)
+{
+	long before = dma_mappings();
+
+	if (before < 0)
+		SKIP(return, "no DMA_API_DEBUG");
+	fill(self->memory, SIZE, 1);
+	ASSERT_EQ(0, madvise(self->memory, SIZE / 2, MADV_DONTNEED));
+	ASSERT_EQ(0, migrate_by(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory, npages,
+				&self->range));
+	EXPECT_EQ(npages / 2, self->range.pages[TEST_HMM_MIGRATE_FILLED]);
+	EXPECT_EQ(npages / 2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(before, dma_mappings());
+	EXPECT_EQ(0, nonzero(self->memory, SIZE / 2));
+	EXPECT_EQ(0, wrong_part(self->memory, SIZE / 2, SIZE, 1));
 }
 
 /* The last descriptor of a chunk, and one before it: of those the silent one says nothing. */

@@ -1230,7 +1230,6 @@ static const struct field fields[] = {
 	U32(range, depth, .commands = MIGRATES, .is_right = is_depth),
 	U32(range, depth, .commands = MIGRATES & ~BIT_OF(TO_NODE), .is_right = is_zero,
 	    .flags = TEST_HMM_MIGRATE_BARE),
-	U32(range, reserved, .commands = MIGRATES, .is_right = is_zero),
 	U64(range, usec, .commands = MIGRATES, .is_right = is_time),
 	U64(range, usec, .commands = MIGRATES & ~BIT_OF(TO_NODE), .is_right = is_zero,
 	    .flags = TEST_HMM_MIGRATE_BARE),

@@ -545,6 +545,24 @@ TEST_F_TIMEOUT(range, reserve_evicts, TIMEOUT)
 	munmap(area, 4 * info.pages * page_size);
 }
 
+/* Nothing is reserved for gaps. */
+TEST_F_TIMEOUT(range, reserve_for_what_can_move, TIMEOUT)
+{
+	const unsigned long eighth = SIZE / 8;
+
+	ASSERT_EQ(0, munmap(self->memory, eighth));
+	ASSERT_EQ(0, munmap(self->memory + 3 * eighth, eighth));
+	ASSERT_EQ(0, munmap(self->memory + 7 * eighth, eighth));
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, self->flags | TEST_HMM_MIGRATE_SKIP_GAPS, 0,
+				    &self->range));
+	EXPECT_EQ(npages * 5 / 8, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(npages * 3 / 8, self->range.skipped);
+	EXPECT_EQ(npages * 5 / 8, self->range.pages_reserved);
+	EXPECT_EQ(0, wrong_part(self->memory, eighth, 3 * eighth, 1));
+	EXPECT_EQ(0, wrong_part(self->memory, 4 * eighth, 7 * eighth, 1));
+}
+
 /* What is locked for a while, by a lock alone or by another migration, is waited for. */
 TEST_F_TIMEOUT(range, locked_for_long, TIMEOUT)
 {
@@ -1120,16 +1138,6 @@ FIXTURE_TEARDOWN(engine)
 		munmap(self->area, 4 * SIZE);
 	EXPECT_EQ(0, device_used(self->fd, 0));
 	close(self->fd);
-}
-
-/* The number of DMA mappings of all drivers, by DMA_API_DEBUG, or -1. */
-#define DMA_DEBUG	"/sys/kernel/debug/dma-api/"
-
-static long dma_mappings(void)
-{
-	long total = read_number(DMA_DEBUG "nr_total_entries");
-
-	return total < 0 ? -1 : total - read_number(DMA_DEBUG "num_free_entries");
 }
 
 /* At most: what is over at the same time is reported at once. */
