@@ -2135,7 +2135,7 @@ static bool range_way_is_valid(const struct test_hmm_migrate_range *range)
 	return range->engine < TEST_HMM_MIGRATE_NR_ENGINES &&
 	       range->way < TEST_HMM_MIGRATE_NR_WAYS &&
 	       range->depth <= TEST_HMM_MIGRATE_MAX_DEPTH &&
-	       range->usec <= TEST_HMM_MIGRATE_MAX_USEC;
+	       range->usec <= TEST_HMM_MIGRATE_MAX_USEC && !range->reserved;
 }
 
 static int check_migrate(const struct test_hmm_migrate_range *range,

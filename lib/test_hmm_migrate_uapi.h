@@ -174,7 +174,7 @@ enum {
  * @engine: with TEST_HMM_MIGRATE_ENGINE: TEST_HMM_MIGRATE_ENGINE_*; otherwise must be 0
  * @way: TEST_HMM_MIGRATE_BY_*
  * @depth: how many chunks are in flight, TEST_HMM_MIGRATE_MAX_DEPTH at most; 0 for two
- * @in_flight: (out) how many chunks an engine had at once, at most
+ * @reserved: must be 0
  * @usec: after so many microseconds, TEST_HMM_MIGRATE_MAX_USEC at most, no chunk is
  *	begun; 0 for no limit
  * @pages: (out) number of pages by what became of them; with @skipped, the sum is
@@ -185,6 +185,7 @@ enum {
  *	   TEST_HMM_MIGRATE_SKIP_GAPS, only what was locked and then went away
  * @lost: (out) pages that an engine may still write to
  * @pages_reserved: (out) pages that were reserved
+ * @in_flight: (out) how many chunks an engine had at once, at most
  * @task: (out) the thread that has done it; not with TEST_HMM_MIGRATE_BARE
  * @lock: (out) for a @way that holds mmap_lock, how it was held when that began:
  *	TEST_HMM_MIGRATE_BY_READER or TEST_HMM_MIGRATE_BY_WRITER
@@ -219,7 +220,7 @@ struct test_hmm_migrate_range {
 	__u32 engine;
 	__u32 way;
 	__u32 depth;
-	__u32 in_flight;
+	__u32 reserved;
 	__u64 usec;
 	__u64 pages[TEST_HMM_MIGRATE_FATES];
 	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
@@ -227,6 +228,7 @@ struct test_hmm_migrate_range {
 	__u64 skipped;
 	__u64 lost;
 	__u64 pages_reserved;
+	__u64 in_flight;
 	__u32 task;
 	__u32 lock;
 };

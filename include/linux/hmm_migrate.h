@@ -107,9 +107,9 @@ struct hmm_migrate_need {
 /**
  * struct hmm_migrate_ops - what a driver contributes to a migration
  * @begin: optional. Nothing of this call is in flight or locked. At the beginning, and
- *	again each time that mmap_lock has been dropped. For what must be waited for
- *	before pages are locked, as by hmm_migrate_track_begin(). Returns 0, or an error
- *	that ends the call. May sleep.
+ *	again each time that mmap_lock has been dropped, or would have been if the caller
+ *	did not hold it. For what must be waited for before pages are locked, as by
+ *	hmm_migrate_track_begin(). Returns 0, or an error that ends the call. May sleep.
  * @reserve: optional; not for hmm_migrate_fault(). Nothing of this call is in flight or
  *	locked, and, but for hmm_migrate_range_locked(), mmap_lock is not held by it. See
  *	that there is memory for what @alloc may be asked for, or lower

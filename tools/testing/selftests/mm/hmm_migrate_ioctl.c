@@ -1235,6 +1235,7 @@ static const struct field fields[] = {
 	    .flags = TEST_HMM_MIGRATE_BARE),
 	U32(inject, what, .commands = BIT_OF(INJECT), .is_right = is_what),
 	U32(inject, order, .commands = BIT_OF(INJECT), .is_right = is_order),
+	U32(range, reserved, .commands = MIGRATES, .is_right = is_zero),
 	U32(inject, reserved, .commands = BIT_OF(INJECT), .is_right = is_zero),
 	/* As the other one is 0. */
 	U64(inject, nth, .commands = BIT_OF(INJECT), .is_right = is_zero),
