@@ -742,6 +742,47 @@ TEST_F_TIMEOUT(engines, there_and_back, TIMEOUT)
 	EXPECT_EQ(0, nonzero(self->memory, SIZE));
 }
 
+/* Memory of other devices, private and coherent, and of another node. */
+TEST_F_TIMEOUT(engines, other_memory, TIMEOUT)
+{
+	const unsigned int flags = self->range.flags;
+	unsigned int i;
+
+	for (i = 1; i < ARRAY_SIZE(all_devices); i++) {
+		int other = open_device(all_devices[i]);
+
+		if (other < 0)
+			continue;
+		fill(self->memory, SIZE, i);
+		self->range.flags = flags;
+		ASSERT_EQ(0, migrate_by(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+					npages, &self->range));
+		self->range.flags = flags | TEST_HMM_MIGRATE_PEERS;
+		ASSERT_EQ(0, migrate_by(other, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+					npages, &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, device_used(self->fd, 0));
+		EXPECT_EQ(0, device_wrong(other, self->memory, SIZE, i));
+		self->range.flags = flags;
+		ASSERT_EQ(0, migrate_by(other, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+					npages, &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, wrong(self->memory, SIZE, i));
+		close(other);
+	}
+	if (access("/sys/devices/system/node/node1", F_OK))
+		return;
+	for (i = 0; i < 3; i++) {
+		self->range.node = i % 2;
+		fill(self->memory, SIZE, i);
+		ASSERT_EQ(0, migrate_by(self->fd, TEST_HMM_MIGRATE_TO_NODE, self->memory,
+					npages, &self->range));
+		if (i)
+			EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
+		EXPECT_EQ(0, wrong(self->memory, SIZE, i));
+	}
+}
+
 /* A page takes 100 us: what is not waited for is not there yet. */
 TEST_F_TIMEOUT(engines, slow, TIMEOUT)
 {
