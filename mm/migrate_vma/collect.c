@@ -18,7 +18,9 @@
 #include <linux/memremap.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
+#include <linux/pagemap.h>
 #include <linux/rmap.h>
+#include <linux/secretmem.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <asm/tlbflush.h>
@@ -39,6 +41,7 @@
  * @tally: what is counted
  * @again: only addresses that an earlier pass remembered
  * @system_stays: what is the system's memory stays where it is, by what the vma is
+ * @files_stay: so does what a file has
  * @holes: holes may be filled, see migrate_hole_orders()
  * @no_holes: nobody wants to fill them, so they are not left
  * @huge_holes: a hole as large as a PMD maps may be filled whole
@@ -54,6 +57,7 @@ struct migrate_collect {
 	struct migrate_tally *tally;
 	bool again;
 	bool system_stays;
+	bool files_stay;
 	bool holes;
 	bool no_holes;
 	bool huge_holes;
@@ -454,10 +458,7 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 /*
  * Why a mapped folio can never migrate, or NR_MIGRATE_LEFT. The page-table lock keeps
  * it mapped, and while it is, neither anonymous memory nor a file's becomes the other:
- * so this is known without the folio lock. A file's folio is not even tried to lock: its
- * lock may be held for I/O for as long as a server does not answer.
- *
- * The pages of a file have their own way to move, and are not for a device.
+ * so this is known without the folio lock.
  *
  * KSM knows its mappings by the addresses where it merged them. mremap() unmerges what
  * it moves, but not what it takes for a swap entry: after it, the rmap would miss the
@@ -467,7 +468,9 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 static __always_inline enum migrate_left
 collect_check_folio(struct migrate_collect *collect, struct folio *folio)
 {
-	if (!folio_test_anon(folio) || folio_test_ksm(folio))
+	if (!folio_test_anon(folio) && collect->files_stay)
+		return MIGRATE_LEFT_KIND;
+	if (folio_test_ksm(folio))
 		return MIGRATE_LEFT_KIND;
 	if (unlikely(collect->system_stays) && !folio_is_zone_device(folio))
 		return MIGRATE_LEFT_KIND;
@@ -547,6 +550,22 @@ static enum migrate_left collect_look_up(struct migrate_collect *collect,
 	return collect_look_up_swap(collect, run, pte_to_swp_entry(run->pte));
 }
 
+/*
+ * The same for a locked folio of a file, or MIGRATE_LEFT_LOCKED if that is to be tried again
+ * later: it is written out. Without a mapping it is truncated, or a driver's page. Nobody may
+ * read what a secret or a guest's memory has.
+ */
+static noinline enum migrate_left collect_check_file(struct folio *folio)
+{
+	struct address_space *mapping = folio->mapping;
+
+	if (folio_is_zone_device(folio) || folio_test_hugetlb(folio) || !mapping ||
+	    !mapping->a_ops->migrate_folio || mapping_inaccessible(mapping) ||
+	    secretmem_mapping(mapping))
+		return MIGRATE_LEFT_KIND;
+	return folio_test_writeback(folio) ? MIGRATE_LEFT_LOCKED : NR_MIGRATE_LEFT;
+}
+
 /* Lock the folio of @run, unless it can never migrate. */
 static __always_inline enum migrate_left
 collect_lock_folio(struct migrate_collect *collect, struct migrate_run *run)
@@ -560,10 +579,13 @@ collect_lock_folio(struct migrate_collect *collect, struct migrate_run *run)
 		return reason;
 	if (!migrate_folio_trylock(run->folio, fault_page))
 		return MIGRATE_LEFT_LOCKED;
-	if (likely(!folio_test_ksm(run->folio)))
-		return NR_MIGRATE_LEFT;
-	migrate_folio_unlock(run->folio, fault_page);
-	return MIGRATE_LEFT_KIND;
+	if (unlikely(!folio_test_anon(run->folio)))
+		reason = collect_check_file(run->folio);
+	else if (unlikely(folio_test_ksm(run->folio)))
+		reason = MIGRATE_LEFT_KIND;
+	if (unlikely(reason != NR_MIGRATE_LEFT))
+		migrate_folio_unlock(run->folio, fault_page);
+	return reason;
 }
 
 /*
@@ -733,6 +755,47 @@ static void collect_whole(struct migrate_collect *collect,
 }
 
 /*
+ * Take a locked folio of a file. Others mostly map it as well, so its entries are left to the
+ * unmap stage, which walks the rmap. Of a large one, the entries may differ in what may be
+ * written.
+ */
+static void collect_take_file(struct migrate_collect *collect, struct migrate_run *run,
+			      unsigned long *slot)
+{
+	unsigned long entry = migrate_pfn(folio_pfn(run->folio)) | MIGRATE_PFN_MIGRATE |
+			      MIGRATE_PFN_RMAP;
+
+	folio_get(run->folio);
+	if (folio_test_large(run->folio))
+		collect_large_slot(collect, slot, entry, folio_order(run->folio));
+	else
+		*slot = entry | (run->write ? MIGRATE_PFN_WRITE : 0);
+	migrate_passed(collect->tally, folio_order(run->folio));
+}
+
+/*
+ * Collect what begins at @ptep and maps a file's folio, which is locked. One that is not to
+ * move whole stays: a split would unmap it everywhere, and may wait for I/O.
+ */
+static noinline unsigned int
+collect_file(struct migrate_collect *collect, struct migrate_run *run,
+	     unsigned long *slot, pte_t *ptep, unsigned int max_nr)
+{
+	unsigned int nr_pages = folio_nr_pages(run->folio), nr, i;
+
+	nr = nr_pages == 1 ? 1 : collect_mapped(run, ptep, max_nr);
+	if (nr == nr_pages &&
+	    (nr == 1 || collect_takes(collect->migrate, folio_order(run->folio)))) {
+		collect_take_file(collect, run, slot);
+		return nr;
+	}
+	folio_unlock(run->folio);
+	for (i = 0; i < nr; i++)
+		collect_left(collect, slot + i, MIGRATE_LEFT_LARGE);
+	return nr;
+}
+
+/*
  * Collect what begins at @ptep and maps a large folio, which is locked. What the
  * caller does not take, or is not whole here, is split: then the walk has to stop.
  * In several pieces is also what lies in two page tables.
@@ -784,6 +847,8 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 	if (unlikely(reason != NR_MIGRATE_LEFT))
 		return collect_stays(collect, &run, slot, ptep, max_nr, reason);
 
+	if (unlikely(!folio_test_anon(run.folio)))
+		return collect_file(collect, &run, slot, ptep, max_nr);
 	*unmapped = pte_present(run.pte);
 	if (unlikely(folio_test_large(run.folio)))
 		return collect_large(collect, &run, slot, addr, ptep, max_nr);
@@ -962,6 +1027,19 @@ static enum migrate_left collect_unmap_pmd(struct migrate_collect *collect,
 	return NR_MIGRATE_LEFT;
 }
 
+/* As collect_file(), for what a PMD maps. */
+static noinline enum migrate_left
+collect_huge_file(struct migrate_collect *collect, struct migrate_run *run,
+		  unsigned long addr, bool whole)
+{
+	if (whole) {
+		collect_take_file(collect, run, collect_slot(collect, addr));
+		return NR_MIGRATE_LEFT;
+	}
+	folio_unlock(run->folio);
+	return MIGRATE_LEFT_LARGE;
+}
+
 /*
  * Collect [start, end), which is what the PMD maps or a part of it. Returns the
  * reason why that stays, or NR_MIGRATE_LEFT. If @split is set then, it is for page
@@ -973,6 +1051,7 @@ static enum migrate_left collect_huge(struct migrate_collect *collect,
 {
 	struct migrate_run run = {};
 	enum migrate_left reason;
+	bool whole;
 
 	reason = collect_look_up_pmd(collect, &run, *pmdp, start);
 	if (reason != NR_MIGRATE_LEFT)
@@ -980,7 +1059,10 @@ static enum migrate_left collect_huge(struct migrate_collect *collect,
 	reason = collect_lock_folio(collect, &run);
 	if (reason != NR_MIGRATE_LEFT)
 		return reason;
-	if (collect_takes_huge(collect->migrate) && collect_is_huge(start, end))
+	whole = collect_takes_huge(collect->migrate) && collect_is_huge(start, end);
+	if (unlikely(!folio_test_anon(run.folio)))
+		return collect_huge_file(collect, &run, start, whole);
+	if (whole)
 		return collect_unmap_pmd(collect, &run, pmdp, start);
 	collect_stop_to_split(collect, &run);
 	return NR_MIGRATE_LEFT;
@@ -1156,6 +1238,7 @@ unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 		.fault_page = migrate->fault_page,
 		.tally = tally,
 		.system_stays = collect_system_stays(migrate->vma, flags),
+		.files_stay = flags & MIGRATE_COLLECT_TO_DEVICE,
 	};
 
 	if (collect.system_stays || flags & MIGRATE_COLLECT_NO_HOLES)

@@ -113,7 +113,7 @@ static bool finalize_is_full(struct finalize *finalize)
 static void finalize_count_isolated(struct finalize *finalize)
 {
 	if (finalize->over && finalize->zone_isolated)
-		migrate_count_isolated(finalize->call, finalize->nid,
+		migrate_count_isolated(finalize->call, finalize->nid, false,
 				       -finalize->over);
 	finalize->over = 0;
 }
@@ -172,7 +172,7 @@ finalize_map(struct finalize *finalize, struct folio *folio, struct page *page,
 	pte_t pte = migration_pte_to_pte(folio, page, vma, old_pte);
 	rmap_t flags = migration_pte_rmap_flags(folio, old_pte);
 
-	/* Collect takes nothing else than anonymous folios. */
+	/* Only of anonymous folios collect has replaced the entries. */
 	if (nr > 1 && nr == folio_nr_pages(folio))
 		folio_add_whole_anon_rmap_batch(folio, flags, &finalize->rmap);
 	else
@@ -455,6 +455,16 @@ static void finalize_drop_parts(struct finalize *finalize,
 	}
 }
 
+/* As finalize_over(), for the unit of @src, which is, or was, @folio of a file. */
+static void finalize_over_file(struct finalize *finalize, struct folio *src,
+			       struct folio *folio)
+{
+	if (unlikely(page_zone_id(&src->page) != finalize->zone))
+		finalize_next_zone(finalize, src);
+	migrate_count_isolated(finalize->call, finalize->nid,
+			       migrate_isolated_as_file(folio), -folio_nr_pages(src));
+}
+
 /* A unit whose mappings only the rmap can find, if there are any; or a hole. */
 static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 {
@@ -469,13 +479,18 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 	if (unit->page) {
 		src = migrate_unit_folio(unit);
 		folio = migrated ? migrate_unit_newfolio(unit) : src;
-		finalize_over(finalize, src, migrate_unit_pages(unit));
+		if (folio_test_anon(folio))
+			finalize_over(finalize, src, migrate_unit_pages(unit));
+		else
+			finalize_over_file(finalize, src, folio);
 		if (!finalize_can_place_pmd(finalize, unit) ||
 		    !finalize_place_pmd(finalize, unit, folio)) {
 			if (!folio_is_zone_device(folio))
 				folio_add_lru(folio);
+			/* For mlock's count, which others may have a part in. */
+			if (finalize->mlocked || folio_test_unevictable(folio))
+				lru_add_drain();
 			remove_migration_ptes(src, folio, 0);
-			migrate_note_partial(folio);
 		}
 		migrate_unit_put_anon_vma(unit);
 		finalize_drop(finalize, src, migrated);

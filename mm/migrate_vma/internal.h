@@ -63,6 +63,9 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
  *				MIGRATE_SRC_AGAIN in the slots
  * MIGRATE_COLLECT_TO_DEVICE	the destination is a device's memory
  * MIGRATE_COLLECT_NO_HOLES	holes are not to be filled, and are not left either
+ *
+ * Files' memory moves to ordinary memory only: MIGRATE_COLLECT_TO_DEVICE leaves it. The three
+ * calls do not know the destination; for them the pages stage looks.
  */
 #define MIGRATE_COLLECT_LEAVE_LOCKED	BIT(0)
 #define MIGRATE_COLLECT_TO_DEVICE	BIT(1)
@@ -239,24 +242,38 @@ struct migrate_tally {
 /**
  * struct migrate_call - what the stages of one call share
  * @drained: lru_add_drain_all() has been called, once is enough
- * @isolated: by node, how many pages the call has isolated; NULL if nobody asks
+ * @isolated: by migrate_isolated_slot(), how many pages the call has isolated; NULL if nobody
+ *	asks
  */
 struct migrate_call {
 	bool drained;
 	long *isolated;
 };
 
+static inline unsigned int migrate_isolated_slot(int nid, bool file)
+{
+	return 2 * nid + file;
+}
+
+/*
+ * Which count of isolated pages has @folio? Anonymous memory the first one, also if
+ * MADV_FREE has put it on a file list: that may change meanwhile.
+ */
+static inline bool migrate_isolated_as_file(const struct folio *folio)
+{
+	return !folio_test_anon(folio) && folio_is_file_lru((struct folio *)folio);
+}
+
 /*
  * Account for isolated folios as reclaim and compaction do, so that they see how much of
- * the memory is in nobody's reach. All are anonymous, also those that MADV_FREE has put
- * on a file list.
+ * the memory is in nobody's reach.
  */
-static inline void migrate_count_isolated(struct migrate_call *call, int nid,
+static inline void migrate_count_isolated(struct migrate_call *call, int nid, bool file,
 					  long nr_pages)
 {
-	mod_node_page_state(NODE_DATA(nid), NR_ISOLATED_ANON, nr_pages);
+	mod_node_page_state(NODE_DATA(nid), NR_ISOLATED_ANON + file, nr_pages);
 	if (call->isolated)
-		call->isolated[nid] += nr_pages;
+		call->isolated[migrate_isolated_slot(nid, file)] += nr_pages;
 }
 
 static inline struct migrate_tally
@@ -376,7 +393,6 @@ static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
 void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
 			  struct migrate_call *isolated_by);
 
-void migrate_note_partial(struct folio *folio);
 bool migrate_takes_vma(struct vm_area_struct *vma);
 unsigned long migrate_hole_orders(struct vm_area_struct *vma);
 bool migrate_hole_is_large(const struct migrate_vma *migrate,

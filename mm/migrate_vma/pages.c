@@ -5,6 +5,7 @@
  *
  * From here there is no way back for what moved.
  */
+#include <linux/buffer_head.h>
 #include <linux/export.h>
 #include <linux/ksm.h>
 #include <linux/memcontrol.h>
@@ -13,6 +14,7 @@
 #include <linux/mm_inline.h>
 #include <linux/mmu_notifier.h>
 #include <linux/oom.h>
+#include <linux/pagemap.h>
 #include <linux/pgalloc.h>
 #include <linux/rmap.h>
 #include <linux/swap.h>
@@ -318,12 +320,30 @@ static bool pages_leave_swap_cache(struct folio *folio)
 	return !folio_test_swapcache(folio) || folio_free_swap(folio);
 }
 
+/*
+ * Can @folio of a file become @newfolio? The device's memory has no place in the page cache:
+ * read() and write() would not find it. Writeback cannot begin while we have the lock, and
+ * collect has looked.
+ */
+static enum migrate_left pages_check_file(struct folio *newfolio, struct folio *folio)
+{
+	if (folio_is_zone_device(newfolio))
+		return MIGRATE_LEFT_KIND;
+	if (folio_order(newfolio) != folio_order(folio))
+		return MIGRATE_LEFT_DESTINATION;
+	if (folio_test_writeback(folio))
+		return PAGES_WRITEBACK;
+	pages_make_rmappable(newfolio);
+	return NR_MIGRATE_LEFT;
+}
+
 /* Can @folio become @newfolio? */
 static enum migrate_left pages_check(const struct migrate_vma *migrate,
 				     struct folio *newfolio, struct folio *folio)
 {
-	if (!folio_test_anon(folio) ||
-	    folio_order(newfolio) != folio_order(folio))
+	if (unlikely(!folio_test_anon(folio)))
+		return pages_check_file(newfolio, folio);
+	if (folio_order(newfolio) != folio_order(folio))
 		return MIGRATE_LEFT_DESTINATION;
 	/*
 	 * The swap cache lets go of a folio's lock while it writes the folio
@@ -344,6 +364,63 @@ static enum migrate_left pages_check(const struct migrate_vma *migrate,
 					       MIGRATE_LEFT_DESTINATION;
 }
 
+/* Has a task arm64's tags in @folio, by a mapping of its own? No engine copies them. */
+static bool pages_have_tags(struct folio *folio)
+{
+#ifdef CONFIG_ARCH_USES_PG_ARCH_2
+	unsigned long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++)
+		if (test_bit(PG_arch_2, &folio_page(folio, i)->flags))
+			return true;
+#endif
+	return false;
+}
+
+/*
+ * Is it enough for this file system that the page cache gets the new folio? With private
+ * data, or where it knows more of its folios than we do, it has to move them itself, and
+ * copies by the CPU once more; so it does with tags.
+ */
+static bool pages_file_is_plain(const struct address_space *mapping, struct folio *folio)
+{
+	const struct address_space_operations *aops = mapping->a_ops;
+
+	if (folio_test_private(folio) || pages_have_tags(folio))
+		return false;
+	return aops->migrate_folio == migrate_folio ||
+	       aops->migrate_folio == filemap_migrate_folio ||
+	       (IS_ENABLED(CONFIG_BUFFER_HEAD) &&
+		aops->migrate_folio == buffer_migrate_folio);
+}
+
+/*
+ * The same for a file's folio: as migrate_folio() does, but for the copy, which is there.
+ * folio_migrate_mapping() freezes the references, so nobody else has one who could write.
+ */
+static noinline enum migrate_left pages_move_file(struct folio *newfolio,
+						  struct folio *folio)
+{
+	struct address_space *mapping = folio_mapping(folio);
+	int ret;
+
+	if (!mapping)
+		return MIGRATE_LEFT_BUSY;
+	if (!pages_file_is_plain(mapping, folio)) {
+		ret = mapping->a_ops->migrate_folio(mapping, newfolio, folio, MIGRATE_ASYNC);
+	} else {
+		ret = folio_migrate_mapping(mapping, newfolio, folio, 0);
+		if (!ret)
+			folio_migrate_flags(newfolio, folio);
+	}
+	if (ret)
+		return MIGRATE_LEFT_BUSY;
+	/* Who frees it would take it for one that is in the page cache. */
+	folio->mapping = NULL;
+	flush_dcache_folio(newfolio);
+	return NR_MIGRATE_LEFT;
+}
+
 /* Move the identity of a unit to @newfolio. */
 static enum migrate_left pages_move(const struct migrate_vma *migrate,
 				    struct migrate_unit *unit,
@@ -356,6 +433,8 @@ static enum migrate_left pages_move(const struct migrate_vma *migrate,
 
 	if (reason != NR_MIGRATE_LEFT)
 		return reason;
+	if (unlikely(!folio_test_anon(folio)))
+		return pages_move_file(newfolio, folio);
 	if (folio_migrate_mapping(pages_mapping(folio), newfolio, folio,
 				  migrate_is_fault_folio(folio, fault_page)))
 		return MIGRATE_LEFT_BUSY;

@@ -301,6 +301,20 @@ static unsigned long range_widen(const struct range_call *range, struct vm_area_
 }
 
 /*
+ * With folios of a file locked, no hole is filled: its charge may have to reclaim, and that,
+ * with version 1 of memory cgroups, may wait for writeback of a writer who waits for one of
+ * these locks. See __do_fault().
+ */
+static void range_part_files(struct range_call *range, struct vm_area_struct *vma)
+{
+	bool files = !vma_is_anonymous(vma);
+
+	if (files != range->files)
+		range_drain(range);
+	range->files = files;
+}
+
+/*
  * What is at @addr? Returns its vma, or NULL and why nothing there can migrate; and in
  * @end where that ends.
  */
@@ -337,6 +351,7 @@ static int range_step(struct range_call *range, unsigned long addr, unsigned lon
 	if (unlikely(range_was_bounced(range, addr)))
 		end = min(end, range->bounced.end);
 	*next = range_widen(range, vma, range_chunk_end(range, addr, end), end);
+	range_part_files(range, vma);
 	return range_feed(range, vma, addr, next);
 }
 
@@ -618,7 +633,7 @@ static int isolated_alloc(struct range_call *range)
 {
 	if (range->fault_page || range->by_pfn)
 		return 0;
-	range->stages.isolated = kcalloc(nr_node_ids, sizeof(long), GFP_KERNEL);
+	range->stages.isolated = kcalloc(2 * nr_node_ids, sizeof(long), GFP_KERNEL);
 	return range->stages.isolated ? 0 : -ENOMEM;
 }
 

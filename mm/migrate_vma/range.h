@@ -69,6 +69,7 @@ struct range_places {
  * @stages: what the stages share
  * @error: why it has to stop; 0 if it has not
  * @fault_error: why the folio of the fault could not be copied
+ * @files: what is in flight is of a file's vma
  */
 struct range_call {
 	struct hmm_migrate *migrate;
@@ -97,6 +98,7 @@ struct range_call {
 	struct migrate_call stages;
 	int error;
 	int fault_error;
+	bool files;
 };
 
 static inline unsigned long range_pages(unsigned long start, unsigned long end)

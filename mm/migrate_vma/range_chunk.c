@@ -208,6 +208,9 @@ static long chunk_alloc_parts(struct hmm_migrate_chunk *chunk,
 	/* A page cannot be split. */
 	if (!unit->order)
 		return chunk->flags & HMM_MIGRATE_SKIP_NO_MEMORY ? 1 : -ENOMEM;
+	/* A file's folio is not; that there is no memory as large does not end the range. */
+	if (unit->page && !folio_test_anon(migrate_unit_folio(unit)))
+		return migrate_unit_pages(unit);
 	order = smaller_order(chunk, unit, unit->order);
 	while (i < end) {
 		if (chunk_alloc(chunk, unit->index + i, order, writable)) {
@@ -601,14 +604,20 @@ static void chunk_undo(struct range_call *range, struct hmm_migrate_chunk *chunk
 static void range_count_isolated(const struct range_call *range, bool count)
 {
 	const long *isolated = range->stages.isolated;
+	unsigned int file;
 	int nid;
 
 	if (!isolated)
 		return;
-	for_each_online_node(nid)
-		if (isolated[nid])
-			mod_node_page_state(NODE_DATA(nid), NR_ISOLATED_ANON,
-					    count ? isolated[nid] : -isolated[nid]);
+	for_each_online_node(nid) {
+		for (file = 0; file < 2; file++) {
+			long nr = isolated[migrate_isolated_slot(nid, file)];
+
+			if (nr)
+				mod_node_page_state(NODE_DATA(nid), NR_ISOLATED_ANON + file,
+						    count ? nr : -nr);
+		}
+	}
 }
 
 /* Peers */

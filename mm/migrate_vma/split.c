@@ -151,6 +151,9 @@ bool migrate_unit_split(struct migrate_unit *unit, unsigned long *dst,
 		return true;
 	}
 	folio = migrate_unit_folio(unit);
+	/* A file system may have something to say to that. */
+	if (!folio_test_anon(folio))
+		return false;
 	if (split_unmapped_folio(folio, order, fault_page))
 		return false;
 	if (*unit->src & MIGRATE_PFN_RMAP)

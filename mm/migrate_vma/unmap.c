@@ -31,26 +31,32 @@ static int unmap_expected_refs(struct folio *folio, struct page *fault_page)
  * @lruvec: whose lock is held, if any
  * @flags: the interrupt state before
  * @sizes: what @lruvec has become smaller by
- * @nr_pages: how many pages these folios have
+ * @nr_pages: how many pages these folios have; of files, in the second one
  * @call: where they are counted
  */
 struct unmap_lru {
 	struct lruvec *lruvec;
 	unsigned long flags;
 	struct lru_size_batch sizes;
-	long nr_pages;
+	long nr_pages[2];
 	struct migrate_call *call;
 };
 
 static void unmap_lru_unlock(struct unmap_lru *lru)
 {
+	unsigned int file;
+
 	if (!lru->lruvec)
 		return;
-	migrate_count_isolated(lru->call, lruvec_pgdat(lru->lruvec)->node_id,
-			       lru->nr_pages);
+	for (file = 0; file < ARRAY_SIZE(lru->nr_pages); file++) {
+		if (lru->nr_pages[file])
+			migrate_count_isolated(lru->call,
+					       lruvec_pgdat(lru->lruvec)->node_id,
+					       file, lru->nr_pages[file]);
+		lru->nr_pages[file] = 0;
+	}
 	lru_size_batch_unlock(lru->lruvec, &lru->sizes, lru->flags);
 	lru->lruvec = NULL;
-	lru->nr_pages = 0;
 }
 
 /* PG_lru is clear, so @folio cannot change its memcg. */
@@ -74,7 +80,7 @@ static bool unmap_isolate(struct unmap_lru *lru, struct folio *folio,
 
 	unmap_lru_lock(lru, folio);
 	lruvec_del_folio_batch(lru->lruvec, folio, &lru->sizes);
-	lru->nr_pages += nr_pages;
+	lru->nr_pages[migrate_isolated_as_file(folio)] += nr_pages;
 	return true;
 }
 
@@ -148,25 +154,6 @@ static bool unmap_isolate_units(unsigned long *src, unsigned long npages,
 }
 
 /**
- * migrate_note_partial() - see whether all of a folio is mapped again
- * @folio: locked, and what was a migration entry of it is an entry again
- *
- * Migration entries of a large folio may have been zapped, and some not. Then it
- * is mapped in part and no rmap function has noted it.
- */
-void migrate_note_partial(struct folio *folio)
-{
-	unsigned long mapped;
-
-	if (!folio_test_large(folio) || folio_is_zone_device(folio) ||
-	    folio_entire_mapcount(folio))
-		return;
-	mapped = atomic_read(&folio->_nr_pages_mapped);
-	if (mapped && mapped < folio_nr_pages(folio))
-		deferred_split_folio(folio, true);
-}
-
-/**
  * migrate_unit_restore() - a unit that is not to migrate stays where it was
  * @unit: the unit; has a folio, which is locked
  * @fault_page: see struct migrate_vma
@@ -182,12 +169,12 @@ void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
 	/* To the LRU before it is mapped, for mlock's count: see finalize. */
 	if (isolated_by) {
 		migrate_count_isolated(isolated_by, folio_nid(folio),
+				       migrate_isolated_as_file(folio),
 				       -folio_nr_pages(folio));
 		folio_add_lru(folio);
 		lru_add_drain();
 	}
 	remove_migration_ptes(folio, folio, 0);
-	migrate_note_partial(folio);
 	migrate_unit_put_anon_vma(unit);
 	migrate_folio_unlock(folio, fault_page);
 	folio_put(folio);
@@ -233,7 +220,7 @@ static bool unmap_isolate_late(struct unmap_rest *rest, struct folio *folio)
 	/* We have collect's reference. */
 	folio_put(folio);
 	migrate_count_isolated(rest->call, folio_nid(folio),
-			       folio_nr_pages(folio));
+			       migrate_isolated_as_file(folio), folio_nr_pages(folio));
 	return true;
 }
 
@@ -259,7 +246,7 @@ static enum migrate_left unmap_unit(struct unmap_rest *rest,
 		*unit->src |= MIGRATE_PFN_MIGRATE | MIGRATE_PFN_RMAP;
 	}
 	if (folio_mapped(folio)) {
-		try_to_migrate(folio, 0);
+		try_to_migrate(folio, TTU_BATCH_FLUSH);
 		if (folio_mapped(folio))
 			return MIGRATE_LEFT_MAPPED;
 	} else if (!(*unit->src & MIGRATE_PFN_ANON_VMA)) {
@@ -300,6 +287,8 @@ static void unmap_units(unsigned long *src, unsigned long npages,
 				     reason == MIGRATE_LEFT_LRU ||
 				     is_zone_device_page(unit.page) ? NULL : call);
 	}
+	/* Nobody writes to what is copied now. */
+	try_to_unmap_flush();
 }
 
 /**

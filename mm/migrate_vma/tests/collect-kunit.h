@@ -372,8 +372,9 @@ static void test_collect_looks_twice(struct kunit *test)
 }
 
 /*
- * The lock of a file's page is not even tried: for as long as a server does not answer,
- * the page would look as if it could migrate a little later.
+ * For a device, the lock of a file's page is not even tried: for as long as a server does
+ * not answer, the page would look as if it could migrate a little later. To ordinary memory
+ * it may.
  */
 static void test_collect_leaves_files_alone(struct kunit *test)
 {
@@ -405,10 +406,16 @@ static void test_collect_leaves_files_alone(struct kunit *test)
 		lock_page(page);
 		KUNIT_EXPECT_EQ(test, 0,
 				migrate_stage_collect(&range.migrate,
-						      MIGRATE_COLLECT_LEAVE_LOCKED,
+						      MIGRATE_COLLECT_LEAVE_LOCKED |
+						      MIGRATE_COLLECT_TO_DEVICE,
 						      &tally));
 		KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_KIND], 1);
 		KUNIT_EXPECT_EQ(test, range.src[0], 0);
+		KUNIT_EXPECT_EQ(test, 1,
+				migrate_stage_collect(&range.migrate,
+						      MIGRATE_COLLECT_LEAVE_LOCKED,
+						      &tally));
+		KUNIT_EXPECT_EQ(test, range.src[0], MIGRATE_SRC_AGAIN);
 		unlock_page(page);
 	}
 	mmap_read_unlock(current->mm);

@@ -8,7 +8,10 @@
 #ifndef _MM_MIGRATE_VMA_TESTS_FINALIZE_H
 #define _MM_MIGRATE_VMA_TESTS_FINALIZE_H
 
+#include <linux/file.h>
 #include <linux/highmem.h>
+#include <linux/pagemap.h>
+#include <linux/shmem_fs.h>
 #include "range-kunit.h"
 
 /* The first two stages, a new page for each source but @except, and a copy. */
@@ -274,7 +277,7 @@ static void test_folio_that_cannot_be_split(struct kunit *test)
 	migrate_stage_pages(range->src, range->dst, ARRAY_SIZE(pages), NULL, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, 0);
 	KUNIT_EXPECT_EQ(test, folio_order(folio), 2);
-	migrate_count_isolated(&range->call, folio_nid(folio), ARRAY_SIZE(pages));
+	migrate_count_isolated(&range->call, folio_nid(folio), false, ARRAY_SIZE(pages));
 	migrate_stage_finalize(range->src, range->dst, ARRAY_SIZE(pages), NULL,
 			       &range->call, &tally);
 	KUNIT_EXPECT_EQ(test, test_isolated(range), 0);
@@ -294,6 +297,60 @@ static void test_folio_that_cannot_be_split(struct kunit *test)
 	test_range_exit(test, range);
 }
 
+/* The page of a file is in the page cache, and mapped once. Returns its address. */
+static unsigned long test_map_file(struct kunit *test, struct file *file)
+{
+	unsigned long addr;
+
+	addr = kunit_vm_mmap(test, file, 0, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, 0);
+	KUNIT_ASSERT_FALSE(test, !addr || IS_ERR_VALUE(addr));
+	KUNIT_ASSERT_EQ(test, 0, put_user(test_tag(0), (unsigned long __user *)addr));
+	lru_add_drain_all();
+	return addr;
+}
+
+/* By the three calls a file's page moves to ordinary memory, as it always did. */
+static void test_trip_of_a_file(struct kunit *test)
+{
+	struct file *file = shmem_kernel_file_setup("kunit", PAGE_SIZE, 0);
+	struct test_range range = {};
+	struct page *old, *new = alloc_page(GFP_HIGHUSER_MOVABLE);
+	struct folio *cached;
+	unsigned long word = 0;
+
+	KUNIT_ASSERT_NOT_NULL(test, new);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	range.migrate.start = test_map_file(test, file);
+	range.migrate.end = range.migrate.start + PAGE_SIZE;
+	range.migrate.src = range.src;
+	range.migrate.dst = range.dst;
+	range.migrate.flags = MIGRATE_VMA_SELECT_SYSTEM;
+	mmap_read_lock(current->mm);
+	range.migrate.vma = vma_lookup(current->mm, range.migrate.start);
+	KUNIT_EXPECT_EQ(test, 0, migrate_vma_setup(&range.migrate));
+	KUNIT_EXPECT_EQ(test, 1, range.migrate.cpages);
+	old = migrate_pfn_to_page(range.src[0]);
+	if (old) {
+		lock_page(new);
+		copy_highpage(new, old);
+		range.dst[0] = migrate_pfn(page_to_pfn(new));
+	}
+	migrate_vma_pages(&range.migrate);
+	KUNIT_EXPECT_TRUE(test, range.src[0] & MIGRATE_PFN_MIGRATE);
+	/* Or it would be freed as if it were in the page cache. */
+	KUNIT_EXPECT_TRUE(test, old && !old->mapping);
+	migrate_vma_finalize(&range.migrate);
+	KUNIT_EXPECT_PTR_EQ(test, new, test_page(&range, 0));
+	mmap_read_unlock(current->mm);
+	KUNIT_EXPECT_EQ(test, 0, get_user(word, test_word(&range, 0)));
+	KUNIT_EXPECT_EQ(test, word, test_tag(0));
+	cached = filemap_get_folio(file->f_mapping, 0);
+	KUNIT_EXPECT_PTR_EQ(test, page_folio(new), cached);
+	if (!IS_ERR(cached))
+		folio_put(cached);
+	fput(file);
+}
+
 static struct kunit_case finalize_test_cases[] = {
 	KUNIT_CASE(test_trip),
 	KUNIT_CASE(test_trip_of_some),
@@ -303,6 +360,7 @@ static struct kunit_case finalize_test_cases[] = {
 	KUNIT_CASE(test_trip_fills_hole),
 	KUNIT_CASE(test_trip_frees_what_nothing_needs),
 	KUNIT_CASE(test_folio_that_cannot_be_split),
+	KUNIT_CASE(test_trip_of_a_file),
 	{}
 };
 

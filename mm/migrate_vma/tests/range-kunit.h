@@ -29,7 +29,7 @@ static inline long test_isolated(struct test_range *range)
 	int nid;
 
 	for_each_online_node(nid)
-		isolated += range->call.isolated[nid];
+		isolated += range->call.isolated[migrate_isolated_slot(nid, false)];
 	return isolated;
 }
 
@@ -52,7 +52,7 @@ static inline struct test_range *test_range_init(struct kunit *test)
 	unsigned int i;
 
 	KUNIT_ASSERT_NOT_NULL(test, range);
-	range->call.isolated = kunit_kcalloc(test, nr_node_ids, sizeof(long), GFP_KERNEL);
+	range->call.isolated = kunit_kcalloc(test, 2 * nr_node_ids, sizeof(long), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, range->call.isolated);
 	addr = kunit_vm_mmap(test, NULL, 0, RANGE_PAGES * PAGE_SIZE,
 			     PROT_READ | PROT_WRITE,

@@ -1575,4 +1575,248 @@ TEST_F_TIMEOUT(node, from_a_device, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
 }
 
+/* How many of the pages are those of folios of @order. */
+static unsigned long pages_in_folios(int fd, void *memory, unsigned long pages,
+				     unsigned int order)
+{
+	struct test_hmm_migrate_page *snap = calloc(pages, sizeof(*snap));
+	unsigned long i, count = 0;
+
+	if (snap && !snapshot(fd, memory, pages, snap))
+		for (i = 0; i < pages; i++)
+			count += snap[i].folio_order == order;
+	free(snap);
+	return count;
+}
+
+/*
+ * What the kernel itself migrates keeps its folios, though it unmaps them page by page: they
+ * are not queued to be split.
+ */
+TEST_F_TIMEOUT(node, mbind_keeps_folios, TIMEOUT)
+{
+	const unsigned int order = 4;
+	unsigned long pages = npages / 4, mask;
+	struct policy policy = {};
+	long before, round;
+	char path[128];
+
+	if (!set_policy(&policy, order, "always"))
+		SKIP(return, "no folios of this order");
+	size_path(order, "stats/nr_anon_partially_mapped", path, sizeof(path));
+	/* Half of a huge page, so that it cannot be one. */
+	ASSERT_EQ(0, munmap(self->memory, SIZE));
+	ASSERT_EQ(self->memory, mmap(self->memory, pages * page_size, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	fill(self->memory, pages * page_size, 1);
+	before = read_number(path);
+	EXPECT_LE(0, before);
+	EXPECT_EQ(pages, pages_in_folios(self->fd, self->memory, pages, order));
+	for (round = 0; round < 4; round++) {
+		mask = 1UL << (round % 2);
+		EXPECT_EQ(0, syscall(SYS_mbind, self->memory, pages * page_size, MPOL_BIND,
+				     &mask, 8 * sizeof(mask), MPOL_MF_MOVE));
+		EXPECT_EQ(pages, pages_in_folios(self->fd, self->memory, pages, order));
+		EXPECT_EQ(before, read_number(path));
+		EXPECT_EQ(0, wrong(self->memory, pages * page_size, 1));
+	}
+	restore_policy(&policy);
+}
+
+/* How many words of the @length bytes of @file are not what fill() made them. */
+static size_t wrong_file(int file, size_t length, unsigned long seed)
+{
+	size_t count = length, i;
+	void *buffer = malloc(length);
+
+	for (i = 0; buffer && i < length; i += 65536)
+		if (pread(file, buffer + i, 65536, i) != 65536)
+			break;
+	if (buffer && i == length)
+		count = wrong(buffer, length, seed);
+	free(buffer);
+	return count;
+}
+
+/* A file in memory, mapped at the place of the fixture's memory. */
+static int map_file(unsigned char *memory, int flags)
+{
+	int file = memfd_create("hmm_migrate", MFD_CLOEXEC);
+
+	if (file < 0 || ftruncate(file, SIZE) ||
+	    mmap(memory, SIZE, PROT_READ | PROT_WRITE, flags | MAP_FIXED, file, 0) != memory) {
+		close(file);
+		return -1;
+	}
+	return file;
+}
+
+/* Moves what is in the file to a node, looks whether it is there, and at each byte. */
+static void move_file(struct __test_metadata *_metadata, int fd, unsigned char *memory,
+		      int file, unsigned int flags, int node, unsigned long seed)
+{
+	struct test_hmm_migrate_range range;
+
+	ASSERT_EQ(0, to_node(fd, memory, flags, node, &range));
+	EXPECT_EQ(npages, range.pages[TEST_HMM_MIGRATE_MOVED] +
+			  range.pages[TEST_HMM_MIGRATE_REFUSED]);
+	EXPECT_EQ(npages, pages_on(memory, node));
+	EXPECT_EQ(0, wrong(memory, SIZE, seed));
+	EXPECT_EQ(0, wrong_file(file, SIZE, seed));
+}
+
+TEST_F_TIMEOUT(node, shared_memory, TIMEOUT)
+{
+	int file = map_file(self->memory, MAP_SHARED), round;
+
+	ASSERT_LE(0, file);
+	for (round = 0; round < 4; round++) {
+		fill(self->memory, SIZE, round);
+		move_file(_metadata, self->fd, self->memory, file, variant->flags,
+			  round % 2, round);
+	}
+	close(file);
+}
+
+/* What another process has mapped as well, which writes to it before and after. */
+TEST_F_TIMEOUT(node, memory_shared_with_a_child, TIMEOUT)
+{
+	int file = map_file(self->memory, MAP_SHARED), to_child[2], to_parent[2];
+	char c = 0;
+	pid_t pid;
+	int round;
+
+	ASSERT_LE(0, file);
+	fill(self->memory, SIZE, 0);
+	ASSERT_EQ(0, pipe(to_child));
+	ASSERT_EQ(0, pipe(to_parent));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(to_child[1]);
+		for (round = 1; read(to_child[0], &c, 1) == 1; round++) {
+			if (wrong(self->memory, SIZE, round - 1))
+				_exit(1);
+			fill(self->memory, SIZE, round);
+			if (write(to_parent[1], &c, 1) != 1)
+				_exit(2);
+		}
+		_exit(0);
+	}
+	close(to_parent[1]);
+	for (round = 1; round < 4; round++) {
+		move_file(_metadata, self->fd, self->memory, file, variant->flags,
+			  round % 2, round - 1);
+		ASSERT_EQ(1, write(to_child[1], &c, 1));
+		ASSERT_EQ(1, read(to_parent[0], &c, 1));
+		EXPECT_EQ(0, wrong(self->memory, SIZE, round));
+	}
+	close(to_child[1]);
+	EXPECT_EQ(0, reap(pid));
+	close(file);
+}
+
+/* Of a private mapping the file's pages move, and the process's own copies. */
+TEST_F_TIMEOUT(node, private_mapping_of_a_file, TIMEOUT)
+{
+	int file = map_file(self->memory, MAP_SHARED), node;
+
+	ASSERT_LE(0, file);
+	fill(self->memory, SIZE, 1);
+	ASSERT_EQ(self->memory, mmap(self->memory, SIZE, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_FIXED, file, 0));
+	fill_part(self->memory, 0, SIZE / 2, 2);
+	EXPECT_EQ(0, wrong_part(self->memory, SIZE / 2, SIZE, 1));
+	for (node = 1; node >= 0; node--) {
+		ASSERT_EQ(0, to_node(self->fd, self->memory, variant->flags, node,
+				     &self->range));
+		EXPECT_EQ(npages, pages_on(self->memory, node));
+		EXPECT_EQ(0, wrong_part(self->memory, 0, SIZE / 2, 2));
+		EXPECT_EQ(0, wrong_part(self->memory, SIZE / 2, SIZE, 1));
+		EXPECT_EQ(0, wrong_file(file, SIZE, 1));
+	}
+	close(file);
+}
+
+struct file_writer {
+	pthread_t thread;
+	int file;
+	bool stop;
+	bool failed;
+};
+
+/* Writes all of the file again and again, each time with the same. */
+static void *keep_writing(void *argument)
+{
+	struct file_writer *writer = argument;
+	void *buffer = malloc(SIZE);
+	size_t i;
+
+	writer->failed = !buffer;
+	if (buffer)
+		fill(buffer, SIZE, 3);
+	while (!writer->failed && !__atomic_load_n(&writer->stop, __ATOMIC_RELAXED))
+		for (i = 0; i < SIZE; i += 16384)
+			writer->failed |= pwrite(writer->file, buffer + i, 16384, i) != 16384;
+	free(buffer);
+	return NULL;
+}
+
+/* Who writes to the file meanwhile waits for a moment, and loses nothing. */
+TEST_F_TIMEOUT(node, file_beside_a_writer, TIMEOUT)
+{
+	struct file_writer writer = { .file = map_file(self->memory, MAP_SHARED) };
+	int round;
+
+	ASSERT_LE(0, writer.file);
+	fill(self->memory, SIZE, 3);
+	ASSERT_EQ(0, pthread_create(&writer.thread, NULL, keep_writing, &writer));
+	for (round = 0; round < 20; round++) {
+		EXPECT_EQ(0, to_node(self->fd, self->memory, variant->flags, !(round % 2),
+				     &self->range));
+		EXPECT_EQ(npages, sum_of(&self->range));
+		EXPECT_EQ(0, wrong(self->memory, SIZE, 3));
+	}
+	__atomic_store_n(&writer.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(writer.thread, NULL));
+	EXPECT_FALSE(writer.failed);
+	EXPECT_EQ(0, wrong_file(writer.file, SIZE, 3));
+	close(writer.file);
+}
+
+/* Nobody may read it but the process, and so nobody may copy it. */
+TEST_F_TIMEOUT(node, secret_memory, TIMEOUT)
+{
+	int file = syscall(__NR_memfd_secret, O_CLOEXEC), node;
+
+	if (file < 0)
+		SKIP(return, "no memfd_secret()");
+	ASSERT_EQ(0, ftruncate(file, SIZE));
+	ASSERT_EQ(self->memory, mmap(self->memory, SIZE, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_FIXED, file, 0));
+	fill(self->memory, SIZE, 1);
+	for (node = 0; node < 2; node++) {
+		ASSERT_EQ(0, to_node(self->fd, self->memory, variant->flags, node,
+				     &self->range));
+		EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+		EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	}
+	close(file);
+}
+
+/* Files are not for a device. */
+TEST_F_TIMEOUT(node, file_to_a_device, TIMEOUT)
+{
+	int file = map_file(self->memory, MAP_SHARED);
+
+	ASSERT_LE(0, file);
+	fill(self->memory, SIZE, 1);
+	ASSERT_EQ(0, migrate_chunks(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+				    npages, variant->flags, 0, &self->range));
+	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
+	EXPECT_EQ(0, wrong(self->memory, SIZE, 1));
+	EXPECT_EQ(0, wrong_file(file, SIZE, 1));
+	close(file);
+}
+
 TEST_HARNESS_MAIN
