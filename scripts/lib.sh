@@ -81,7 +81,7 @@ printf '%s\n' '[user]' "name = ${AUTHOR% <*}" "email = $EMAIL" \
 mv "$GIT_CONFIG_GLOBAL.$$" "$GIT_CONFIG_GLOBAL"
 
 # The objects of which coverage.sh counts what is run, as kbuild names them.
-COVERED='mm/migrate_vma/%.o mm/hmm_migrate.o mm/hmm_migrate_dma.o lib/test_hmm_migrate.o lib/test_hmm_migrate_dma.o'
+COVERED='mm/migrate_vma/%.o lib/test_hmm_migrate.o lib/test_hmm_migrate_dma.o'
 
 # Which kernel tree: Debian's source, or a clone of the user's own.
 if [ -n "${KDIR-}" ]; then
