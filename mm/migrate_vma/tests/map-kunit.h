@@ -46,6 +46,10 @@ static struct map_test *map_test_init(struct kunit *test)
 	KUNIT_ASSERT_FALSE(test, IS_ERR(map->dev));
 	map->dev->dma_mask = &map->dev->coherent_dma_mask;
 	KUNIT_ASSERT_EQ(test, 0, dma_set_mask_and_coherent(map->dev, DMA_BIT_MASK(64)));
+#ifdef CONFIG_SWIOTLB
+	/* No bounce buffers, whatever the command line says. */
+	map->dev->dma_io_tlb_mem = NULL;
+#endif
 	map->src = map_test_pages(test);
 	map->dst = map_test_pages(test);
 	map->chunk.segments = map->segments;
