@@ -17,8 +17,8 @@
 #include <linux/ksm.h>
 #include <linux/memremap.h>
 #include <linux/mmu_notifier.h>
-#include <linux/pagewalk.h>
 #include <linux/pagemap.h>
+#include <linux/pagewalk.h>
 #include <linux/rmap.h>
 #include <linux/secretmem.h>
 #include <linux/swap.h>
@@ -551,9 +551,9 @@ static enum migrate_left collect_look_up(struct migrate_collect *collect,
 }
 
 /*
- * The same for a locked folio of a file, or MIGRATE_LEFT_LOCKED if that is to be tried again
- * later: it is written out. Without a mapping it is truncated, or a driver's page. Nobody may
- * read what a secret or a guest's memory has.
+ * Why a locked folio of a file cannot migrate, or NR_MIGRATE_LEFT. One that is written out is
+ * tried again later, like one that is locked. Without a mapping the folio is truncated, or a
+ * driver's page. Secret memory and a guest's private memory must not be read, so not copied.
  */
 static noinline enum migrate_left collect_check_file(struct folio *folio)
 {

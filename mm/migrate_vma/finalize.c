@@ -172,7 +172,7 @@ finalize_map(struct finalize *finalize, struct folio *folio, struct page *page,
 	pte_t pte = migration_pte_to_pte(folio, page, vma, old_pte);
 	rmap_t flags = migration_pte_rmap_flags(folio, old_pte);
 
-	/* Only of anonymous folios collect has replaced the entries. */
+	/* Collect replaces the entries of anonymous folios only. */
 	if (nr > 1 && nr == folio_nr_pages(folio))
 		folio_add_whole_anon_rmap_batch(folio, flags, &finalize->rmap);
 	else

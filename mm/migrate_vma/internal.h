@@ -259,9 +259,9 @@ static inline unsigned int migrate_isolated_slot(int nid, bool file)
  * Which count of isolated pages has @folio? Anonymous memory the first one, also if
  * MADV_FREE has put it on a file list: that may change meanwhile.
  */
-static inline bool migrate_isolated_as_file(const struct folio *folio)
+static inline bool migrate_isolated_as_file(struct folio *folio)
 {
-	return !folio_test_anon(folio) && folio_is_file_lru((struct folio *)folio);
+	return !folio_test_anon(folio) && folio_is_file_lru(folio);
 }
 
 /*

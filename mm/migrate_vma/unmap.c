@@ -249,7 +249,7 @@ static enum migrate_left unmap_unit(struct unmap_rest *rest,
 		try_to_migrate(folio, TTU_BATCH_FLUSH);
 		if (folio_mapped(folio))
 			return MIGRATE_LEFT_MAPPED;
-	} else if (!(*unit->src & MIGRATE_PFN_ANON_VMA)) {
+	} else if (folio_test_anon(folio) && !(*unit->src & MIGRATE_PFN_ANON_VMA)) {
 		/* The reference was no mapping's: collect has met them all. */
 		*unit->src &= ~MIGRATE_PFN_RMAP;
 	}
@@ -287,7 +287,11 @@ static void unmap_units(unsigned long *src, unsigned long npages,
 				     reason == MIGRATE_LEFT_LRU ||
 				     is_zone_device_page(unit.page) ? NULL : call);
 	}
-	/* Nobody writes to what is copied now. */
+	/*
+	 * Before anything is copied: nobody writes by a stale translation any more. Who
+	 * changes these page tables meanwhile flushes what is pending himself, see
+	 * flush_tlb_batched_pending().
+	 */
 	try_to_unmap_flush();
 }
 

@@ -334,6 +334,8 @@ static void test_trip_of_a_file(struct kunit *test)
 		lock_page(new);
 		copy_highpage(new, old);
 		range.dst[0] = migrate_pfn(page_to_pfn(new));
+	} else {
+		__free_page(new);
 	}
 	migrate_vma_pages(&range.migrate);
 	KUNIT_EXPECT_TRUE(test, range.src[0] & MIGRATE_PFN_MIGRATE);

@@ -640,6 +640,20 @@ static inline int snapshot(int fd, void *addr, unsigned long npages,
 	return ret;
 }
 
+/* How many pages are in folios of @order. */
+static inline unsigned long pages_of_order(int fd, void *addr, unsigned long pages,
+					   unsigned int order)
+{
+	struct test_hmm_migrate_page *snap = calloc(pages, sizeof(*snap));
+	unsigned long i, count = 0;
+
+	if (snap && !snapshot(fd, addr, pages, snap))
+		for (i = 0; i < pages; i++)
+			count += snap[i].folio_order == order;
+	free(snap);
+	return count;
+}
+
 #define ANYWHERE	(-1U)
 
 /* How many pages of the range are @where and have all of @flags, or -errno. */

@@ -48,20 +48,6 @@ static int set_faults(int fd, unsigned int flags, unsigned int window_order,
 	return device_ioctl(fd, TEST_HMM_MIGRATE_FAULT_ORDER, &argument);
 }
 
-/* How many pages are in folios of @order. */
-static unsigned long pages_of_order(int fd, void *addr, unsigned long pages,
-				    unsigned int order)
-{
-	struct test_hmm_migrate_page *snap = calloc(pages, sizeof(*snap));
-	unsigned long i, count = 0;
-
-	if (snap && !snapshot(fd, addr, pages, snap))
-		for (i = 0; i < pages; i++)
-			count += snap[i].folio_order == order;
-	free(snap);
-	return count;
-}
-
 /* A device, and memory that is filled with seed 1. */
 
 FIXTURE(driver)
