@@ -35,7 +35,8 @@ fi
 o=.$config
 tests=$tree/tools/testing/selftests/mm
 programs=() files=()
-for program in hmm_migrate hmm_migrate_ioctl hmm_migrate_large hmm_migrate_others hmm_migrate_range hmm_migrate_driver; do
+for program in hmm_migrate hmm_migrate_ioctl hmm_migrate_large hmm_migrate_others hmm_migrate_range \
+	hmm_migrate_driver numa_range_migration; do
 	[ -e "$tests/$program.c" ] || continue
 	programs+=("$program")
 	files+=(--file "$tree/$o/$program:/bin/$program")

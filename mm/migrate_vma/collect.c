@@ -39,6 +39,8 @@
  * @migrate: the caller's range
  * @fault_page: see there
  * @tally: what is counted
+ * @nodes: folios of which nodes are to move, or NULL: all
+ * @no_split: what is not in the range whole stays
  * @again: only addresses that an earlier pass remembered
  * @system_stays: what is the system's memory stays where it is, by what the vma is
  * @files_stay: so does what a file has
@@ -50,11 +52,14 @@
  *	page, and the fault has these), that the walk stops at to have it split
  * @whole: the last folio that could not be split; only to be compared with
  * @rmap: what is to be accounted for before the page-table lock is dropped
+ * @rmap_file: the same of files
  */
 struct migrate_collect {
 	struct migrate_vma *migrate;
 	struct page *fault_page;
 	struct migrate_tally *tally;
+	const struct migrate_nodes *nodes;
+	bool no_split;
 	bool again;
 	bool system_stays;
 	bool files_stay;
@@ -65,6 +70,7 @@ struct migrate_collect {
 	struct page *split;
 	struct folio *whole;
 	struct rmap_batch rmap;
+	struct rmap_batch rmap_file;
 };
 
 /**
@@ -266,7 +272,10 @@ static unsigned int collect_mapped(const struct migrate_run *run, pte_t *ptep,
 	return nr;
 }
 
-/* PageAnonExclusive() looks up the folio of each page to ask whether it is hugetlb's. */
+/*
+ * PageAnonExclusive() looks up the folio of each page to ask whether it is hugetlb's. Only for
+ * anonymous memory: of a file's page, the bit says something else.
+ */
 static __always_inline bool migrate_page_exclusive(const struct page *page)
 {
 	VM_WARN_ON_ONCE_PAGE(PageHuge(page), page);
@@ -279,6 +288,8 @@ static unsigned int migrate_run_exclusive(const struct migrate_run *run,
 {
 	unsigned int i;
 
+	if (unlikely(!folio_test_anon(run->folio)))
+		return nr;
 	for (i = 1; i < nr; i++)
 		if (migrate_page_exclusive(run->page + i) != run->exclusive)
 			break;
@@ -456,6 +467,17 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 }
 
 /*
+ * Is @folio on a node that it is to leave, and not shared? As mbind(2) asks: before it is
+ * unmapped here, since a folio that is not mapped here does not look shared.
+ */
+static bool collect_leaves_node(const struct migrate_nodes *nodes, struct folio *folio)
+{
+	if (node_isset(folio_nid(folio), *nodes->mask) == nodes->invert)
+		return false;
+	return nodes->shared || !folio_likely_mapped_shared(folio);
+}
+
+/*
  * Why a mapped folio can never migrate, or NR_MIGRATE_LEFT. The page-table lock keeps
  * it mapped, and while it is, neither anonymous memory nor a file's becomes the other:
  * so this is known without the folio lock.
@@ -474,6 +496,8 @@ collect_check_folio(struct migrate_collect *collect, struct folio *folio)
 		return MIGRATE_LEFT_KIND;
 	if (unlikely(collect->system_stays) && !folio_is_zone_device(folio))
 		return MIGRATE_LEFT_KIND;
+	if (collect->nodes && !collect_leaves_node(collect->nodes, folio))
+		return MIGRATE_LEFT_UNSELECTED;
 	return NR_MIGRATE_LEFT;
 }
 
@@ -663,7 +687,7 @@ static void collect_next_run(struct migrate_run *run, unsigned int first,
 {
 	run->pte = ptep_get(ptep);
 	run->page = folio_page(run->folio, first);
-	run->exclusive = migrate_page_exclusive(run->page);
+	run->exclusive = folio_test_anon(run->folio) && migrate_page_exclusive(run->page);
 	run->write = pte_present(run->pte) ? pte_write(run->pte) :
 		is_writable_device_private_entry(pte_to_swp_entry(run->pte));
 }
@@ -683,7 +707,10 @@ static void collect_remove_rmap(struct migrate_collect *collect,
 	 * there are no others, and that nobody is about to account for one that
 	 * is gone. folio_mapcount() does not: it is changed first.
 	 */
-	if (nr == folio_nr_pages(folio) && folio_ref_count(folio) == nr)
+	if (unlikely(!folio_test_anon(folio)))
+		folio_remove_rmap_ptes_batch(folio, &folio->page, nr, vma,
+					     &collect->rmap_file);
+	else if (nr == folio_nr_pages(folio) && folio_ref_count(folio) == nr)
 		folio_remove_whole_anon_rmap_batch(folio, vma, &collect->rmap);
 	else
 		folio_remove_rmap_ptes_batch(folio, &folio->page, nr, vma,
@@ -755,9 +782,8 @@ static void collect_whole(struct migrate_collect *collect,
 }
 
 /*
- * Take a locked folio of a file. Others mostly map it as well, so its entries are left to the
- * unmap stage, which walks the rmap. Of a large one, the entries may differ in what may be
- * written.
+ * Take a locked folio of a file that others map as well: its entries are left to the unmap
+ * stage, which walks the rmap. Of a large one, the entries may differ in what may be written.
  */
 static void collect_take_file(struct migrate_collect *collect, struct migrate_run *run,
 			      unsigned long *slot)
@@ -774,19 +800,52 @@ static void collect_take_file(struct migrate_collect *collect, struct migrate_ru
 }
 
 /*
+ * As collect_whole(), for a file's folio that nobody else maps: like anonymous memory, it
+ * needs no walk of the rmap then. As long as it is locked, no mapping can be added: faults
+ * lock it, also when they map what lies around, and so does userfaultfd.
+ */
+static void collect_own_file(struct migrate_collect *collect, struct migrate_run *run,
+			     unsigned long *slot, unsigned long addr, pte_t *ptep)
+{
+	unsigned int nr_pages = folio_nr_pages(run->folio);
+	unsigned long entry = migrate_pfn(folio_pfn(run->folio)) | MIGRATE_PFN_MIGRATE;
+	bool write = run->write;
+
+	run->exclusive = false;
+	if (nr_pages == 1) {
+		migrate_run_unmap(run, collect->migrate->vma, addr, ptep, 1);
+		folio_remove_rmap_ptes_batch(run->folio, run->page, 1,
+					     collect->migrate->vma, &collect->rmap_file);
+		*slot = entry | (write ? MIGRATE_PFN_WRITE : 0);
+	} else {
+		collect_unmap_large(collect, *run, migrate_run_length(run, ptep, nr_pages),
+				    addr, ptep, &write);
+		collect_large_slot(collect, slot, entry | (write ? MIGRATE_PFN_WRITE : 0),
+				   folio_order(run->folio));
+	}
+	migrate_passed(collect->tally, folio_order(run->folio));
+}
+
+/*
  * Collect what begins at @ptep and maps a file's folio, which is locked. One that is not to
- * move whole stays: a split would unmap it everywhere, and may wait for I/O.
+ * move whole stays: a split would unmap it everywhere, and may wait for I/O. Returns how many
+ * entries are done, and in @unmapped whether they were replaced.
  */
 static noinline unsigned int
 collect_file(struct migrate_collect *collect, struct migrate_run *run,
-	     unsigned long *slot, pte_t *ptep, unsigned int max_nr)
+	     unsigned long *slot, unsigned long addr, pte_t *ptep,
+	     unsigned int max_nr, bool *unmapped)
 {
 	unsigned int nr_pages = folio_nr_pages(run->folio), nr, i;
 
 	nr = nr_pages == 1 ? 1 : collect_mapped(run, ptep, max_nr);
 	if (nr == nr_pages &&
 	    (nr == 1 || collect_takes(collect->migrate, folio_order(run->folio)))) {
-		collect_take_file(collect, run, slot);
+		*unmapped = folio_mapcount(run->folio) == nr;
+		if (*unmapped)
+			collect_own_file(collect, run, slot, addr, ptep);
+		else
+			collect_take_file(collect, run, slot);
 		return nr;
 	}
 	folio_unlock(run->folio);
@@ -816,13 +875,12 @@ collect_large(struct migrate_collect *collect, struct migrate_run *run,
 			return nr_pages;
 		}
 	}
-	if (run->folio != collect->whole) {
+	if (run->folio != collect->whole && !collect->no_split) {
 		collect_stop_to_split(collect, run);
 		return 0;
 	}
 	migrate_folio_unlock(run->folio, collect->fault_page);
-	collect_left(collect, slot, MIGRATE_LEFT_LARGE);
-	return 1;
+	return collect_stays(collect, run, slot, ptep, max_nr, MIGRATE_LEFT_LARGE);
 }
 
 /*
@@ -848,7 +906,7 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 		return collect_stays(collect, &run, slot, ptep, max_nr, reason);
 
 	if (unlikely(!folio_test_anon(run.folio)))
-		return collect_file(collect, &run, slot, ptep, max_nr);
+		return collect_file(collect, &run, slot, addr, ptep, max_nr, unmapped);
 	*unmapped = pte_present(run.pte);
 	if (unlikely(folio_test_large(run.folio)))
 		return collect_large(collect, &run, slot, addr, ptep, max_nr);
@@ -922,6 +980,7 @@ static unsigned long collect_table_part(struct migrate_collect *collect,
 	arch_enter_lazy_mmu_mode();
 	start = collect_ptes(collect, start, end, ptep, &flush);
 	rmap_batch_flush(&collect->rmap);
+	rmap_batch_flush(&collect->rmap_file);
 	/* Lazy mode can hold changes back: they must be in before the flush. */
 	arch_leave_lazy_mmu_mode();
 	if (flush.start != flush.end)
@@ -1064,6 +1123,10 @@ static enum migrate_left collect_huge(struct migrate_collect *collect,
 		return collect_huge_file(collect, &run, start, whole);
 	if (whole)
 		return collect_unmap_pmd(collect, &run, pmdp, start);
+	if (collect->no_split) {
+		folio_unlock(run.folio);
+		return MIGRATE_LEFT_LARGE;
+	}
 	collect_stop_to_split(collect, &run);
 	return NR_MIGRATE_LEFT;
 }
@@ -1218,6 +1281,7 @@ static void collect_locked_ones(struct migrate_collect *collect)
  * migrate_stage_collect() - the first stage: from page tables to src[]
  * @migrate: the range; all but its cpages is valid
  * @flags: MIGRATE_COLLECT_*
+ * @nodes: folios of which nodes are to move, or NULL: all
  * @tally: what is counted
  *
  * Locks the folios of the range that the caller selects, takes over a reference
@@ -1230,6 +1294,7 @@ static void collect_locked_ones(struct migrate_collect *collect)
  */
 unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 				    unsigned int flags,
+				    const struct migrate_nodes *nodes,
 				    struct migrate_tally *tally)
 {
 	unsigned long orders = migrate_hole_orders(migrate->vma);
@@ -1237,6 +1302,8 @@ unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 		.migrate = migrate,
 		.fault_page = migrate->fault_page,
 		.tally = tally,
+		.nodes = nodes,
+		.no_split = flags & MIGRATE_COLLECT_NO_SPLIT,
 		.system_stays = collect_system_stays(migrate->vma, flags),
 		.files_stay = flags & MIGRATE_COLLECT_TO_DEVICE,
 	};

@@ -80,6 +80,7 @@ static __always_inline bool finalize_is_ours(pte_t pte, struct page *page)
  * @lru: folios to put on the LRU before the page-table lock is dropped
  * @nr: how many folios @pages, @batch or @lru may have got
  * @rmap: what is to be accounted for before the page-table lock is dropped
+ * @rmap_file: the same of files
  *
  * What is dropped is dropped outside of all locks, before there is too much.
  */
@@ -101,6 +102,7 @@ struct finalize {
 	struct folio_batch lru;
 	unsigned int nr;
 	struct rmap_batch rmap;
+	struct rmap_batch rmap_file;
 };
 
 /* No room for the folios of another unit. */
@@ -127,13 +129,19 @@ static noinline void finalize_next_zone(struct finalize *finalize,
 	finalize->nid = folio_nid(src);
 }
 
-/* The unit of @src, which has @nr_pages, is over. Sources mostly are of one zone. */
-static __always_inline void finalize_over(struct finalize *finalize,
-					  struct folio *src, long nr_pages)
+/*
+ * The unit of @src, which has @nr_pages and now is, or still is, @folio, is over. Sources mostly
+ * are of one zone.
+ */
+static __always_inline void finalize_over(struct finalize *finalize, struct folio *src,
+					  struct folio *folio, long nr_pages)
 {
 	if (unlikely(page_zone_id(&src->page) != finalize->zone))
 		finalize_next_zone(finalize, src);
-	finalize->over += nr_pages;
+	if (unlikely(migrate_isolated_as_file(folio)))
+		migrate_count_isolated(finalize->call, finalize->nid, true, -nr_pages);
+	else
+		finalize->over += nr_pages;
 }
 
 /*
@@ -172,8 +180,10 @@ finalize_map(struct finalize *finalize, struct folio *folio, struct page *page,
 	pte_t pte = migration_pte_to_pte(folio, page, vma, old_pte);
 	rmap_t flags = migration_pte_rmap_flags(folio, old_pte);
 
-	/* Collect replaces the entries of anonymous folios only. */
-	if (nr > 1 && nr == folio_nr_pages(folio))
+	if (unlikely(!folio_test_anon(folio)))
+		folio_add_file_rmap_ptes_batch(folio, page, nr, vma,
+					       &finalize->rmap_file);
+	else if (nr > 1 && nr == folio_nr_pages(folio))
 		folio_add_whole_anon_rmap_batch(folio, flags, &finalize->rmap);
 	else
 		folio_add_anon_rmap_ptes_batch(folio, page, nr, vma, addr,
@@ -235,7 +245,8 @@ finalize_map_large(struct finalize *finalize, const struct migrate_unit *unit,
 			     addr + i * PAGE_SIZE, ptep + i, pte, nr);
 		mapped += nr;
 	}
-	if (mapped && mapped < nr_pages && !folio_is_zone_device(folio))
+	if (mapped && mapped < nr_pages && folio_test_anon(folio) &&
+	    !folio_is_zone_device(folio))
 		deferred_split_folio(folio, true);
 	return mapped;
 }
@@ -263,7 +274,7 @@ static bool finalize_place_large(struct finalize *finalize,
 	    !finalize_map_large(finalize, unit, dst, addr, ptep))
 		return false;
 
-	finalize_over(finalize, migrate_unit_folio(unit),
+	finalize_over(finalize, migrate_unit_folio(unit), dst,
 		      migrate_unit_pages(unit));
 	folio_unlock(dst);
 	migrate_passed(finalize->tally, unit->order);
@@ -292,7 +303,7 @@ finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
 	if (!finalize_is_ours(pte, unit->page))
 		return false;
 
-	finalize_over(finalize, src, 1);
+	finalize_over(finalize, src, folio, 1);
 	finalize_add_lru(finalize, folio);
 	finalize_map(finalize, folio, &folio->page, addr, ptep, pte, 1);
 	if (likely(migrated)) {
@@ -336,9 +347,14 @@ finalize_place_units(struct finalize *finalize, unsigned long first,
 		finalize->nr++;
 		next = unit.next;
 	}
+	/*
+	 * Before they are on the LRU: a file's folio may be mapped elsewhere by now, and what
+	 * is isolated there may change its memcg.
+	 */
+	rmap_batch_flush(&finalize->rmap);
+	rmap_batch_flush(&finalize->rmap_file);
 	/* The mappings keep the folios here until the lock is dropped. */
 	folio_batch_add_lru(&finalize->lru);
-	rmap_batch_flush(&finalize->rmap);
 	return next;
 }
 
@@ -455,16 +471,6 @@ static void finalize_drop_parts(struct finalize *finalize,
 	}
 }
 
-/* As finalize_over(), for the unit of @src, which is, or was, @folio of a file. */
-static void finalize_over_file(struct finalize *finalize, struct folio *src,
-			       struct folio *folio)
-{
-	if (unlikely(page_zone_id(&src->page) != finalize->zone))
-		finalize_next_zone(finalize, src);
-	migrate_count_isolated(finalize->call, finalize->nid,
-			       migrate_isolated_as_file(folio), -folio_nr_pages(src));
-}
-
 /* A unit whose mappings only the rmap can find, if there are any; or a hole. */
 static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 {
@@ -479,10 +485,7 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 	if (unit->page) {
 		src = migrate_unit_folio(unit);
 		folio = migrated ? migrate_unit_newfolio(unit) : src;
-		if (folio_test_anon(folio))
-			finalize_over(finalize, src, migrate_unit_pages(unit));
-		else
-			finalize_over_file(finalize, src, folio);
+		finalize_over(finalize, src, folio, migrate_unit_pages(unit));
 		if (!finalize_can_place_pmd(finalize, unit) ||
 		    !finalize_place_pmd(finalize, unit, folio)) {
 			if (!folio_is_zone_device(folio))

@@ -63,6 +63,7 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
  *				MIGRATE_SRC_AGAIN in the slots
  * MIGRATE_COLLECT_TO_DEVICE	the destination is a device's memory
  * MIGRATE_COLLECT_NO_HOLES	holes are not to be filled, and are not left either
+ * MIGRATE_COLLECT_NO_SPLIT	a large folio that is not in the range whole stays
  *
  * Files' memory moves to ordinary memory only: MIGRATE_COLLECT_TO_DEVICE leaves it. The three
  * calls do not know the destination; for them the pages stage looks.
@@ -70,6 +71,7 @@ static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
 #define MIGRATE_COLLECT_LEAVE_LOCKED	BIT(0)
 #define MIGRATE_COLLECT_TO_DEVICE	BIT(1)
 #define MIGRATE_COLLECT_NO_HOLES	BIT(2)
+#define MIGRATE_COLLECT_NO_SPLIT	BIT(3)
 
 /* What a PMD maps. A large hole is as large as that: collect marks no other. */
 #define MIGRATE_HUGE_ORDER \
@@ -399,6 +401,7 @@ bool migrate_hole_is_large(const struct migrate_vma *migrate,
 			   unsigned long index, unsigned int order);
 unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 				    unsigned int flags,
+				    const struct migrate_nodes *nodes,
 				    struct migrate_tally *tally);
 int migrate_stage_setup(struct migrate_vma *args, struct migrate_tally *collect,
 			struct migrate_tally *unmap);

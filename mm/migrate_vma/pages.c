@@ -323,13 +323,15 @@ static bool pages_leave_swap_cache(struct folio *folio)
 /*
  * Can @folio of a file become @newfolio? The device's memory has no place in the page cache:
  * read() and write() would not find it. Writeback cannot begin while we have the lock, and
- * collect has looked.
+ * collect has looked, also that there is a mapping.
  */
 static enum migrate_left pages_check_file(struct folio *newfolio, struct folio *folio)
 {
 	if (folio_is_zone_device(newfolio))
 		return MIGRATE_LEFT_KIND;
-	if (folio_order(newfolio) != folio_order(folio))
+	/* Some mappings are for devices that do not reach all memory. */
+	if (folio_order(newfolio) != folio_order(folio) ||
+	    folio_zonenum(newfolio) > gfp_zone(mapping_gfp_mask(folio->mapping)))
 		return MIGRATE_LEFT_DESTINATION;
 	if (folio_test_writeback(folio))
 		return PAGES_WRITEBACK;
@@ -399,7 +401,8 @@ static bool pages_file_is_plain(const struct address_space *mapping, struct foli
  * folio_migrate_mapping() freezes the references, so nobody else has one who could write.
  */
 static noinline enum migrate_left pages_move_file(struct folio *newfolio,
-						  struct folio *folio)
+						  struct folio *folio,
+						  struct mapping_batch *batch)
 {
 	struct address_space *mapping = folio_mapping(folio);
 	int ret;
@@ -409,7 +412,7 @@ static noinline enum migrate_left pages_move_file(struct folio *newfolio,
 	if (!pages_file_is_plain(mapping, folio)) {
 		ret = mapping->a_ops->migrate_folio(mapping, newfolio, folio, MIGRATE_ASYNC);
 	} else {
-		ret = folio_migrate_mapping(mapping, newfolio, folio, 0);
+		ret = folio_migrate_mapping_batch(mapping, newfolio, folio, batch);
 		if (!ret)
 			folio_migrate_flags(newfolio, folio);
 	}
@@ -425,7 +428,8 @@ static noinline enum migrate_left pages_move_file(struct folio *newfolio,
 static enum migrate_left pages_move(const struct migrate_vma *migrate,
 				    struct migrate_unit *unit,
 				    struct folio *newfolio,
-				    struct page *fault_page)
+				    struct page *fault_page,
+				    struct mapping_batch *batch)
 {
 	struct folio *folio = migrate_unit_folio(unit);
 	enum migrate_left reason = pages_check(migrate, newfolio, folio);
@@ -434,7 +438,7 @@ static enum migrate_left pages_move(const struct migrate_vma *migrate,
 	if (reason != NR_MIGRATE_LEFT)
 		return reason;
 	if (unlikely(!folio_test_anon(folio)))
-		return pages_move_file(newfolio, folio);
+		return pages_move_file(newfolio, folio, batch);
 	if (folio_migrate_mapping(pages_mapping(folio), newfolio, folio,
 				  migrate_is_fault_folio(folio, fault_page)))
 		return MIGRATE_LEFT_BUSY;
@@ -494,7 +498,7 @@ pages_fill(struct migrate_pages_holes *holes, unsigned long index,
 
 static __always_inline enum migrate_left
 pages_unit(struct migrate_pages_holes *holes, struct migrate_unit *unit,
-	   struct page *fault_page)
+	   struct page *fault_page, struct mapping_batch *batch)
 {
 	if (!unit->newpage)
 		return unit->page ? MIGRATE_LEFT_NO_DESTINATION :
@@ -503,7 +507,7 @@ pages_unit(struct migrate_pages_holes *holes, struct migrate_unit *unit,
 		return pages_fill(holes, unit->index, unit->order,
 				  migrate_unit_newfolio(unit));
 	return pages_move(holes->migrate, unit, migrate_unit_newfolio(unit),
-			  fault_page);
+			  fault_page, batch);
 }
 
 /*
@@ -552,6 +556,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 {
 	struct page *fault_page = migrate ? migrate->fault_page : NULL;
 	struct migrate_pages_holes holes = { .migrate = migrate };
+	struct mapping_batch batch = {};
 	struct migrate_unit unit = {};
 
 	while (migrate_unit_next(&unit, src, dst, npages)) {
@@ -565,7 +570,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 			unit.next = unit.index;
 			continue;
 		}
-		reason = pages_unit(&holes, &unit, fault_page);
+		reason = pages_unit(&holes, &unit, fault_page, &batch);
 		if (reason != NR_MIGRATE_LEFT) {
 			pages_leave(&unit, dst, reason, tally);
 		} else if (unit.page) {
@@ -577,6 +582,7 @@ void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 		if (unit.index % SWAP_CLUSTER_MAX == 0)
 			cond_resched();
 	}
+	mapping_batch_flush(&batch);
 	if (holes.notified)
 		mmu_notifier_invalidate_range_end(&holes.range);
 }

@@ -17,26 +17,14 @@
 #include "internal.h"
 
 /**
- * struct range_place - where something was locked
- * @start: its first address
- * @end: the address behind it
- *
- * A call by device pfns has positions in its list of pfns in the place of addresses:
- * the first page is at 0, the next one at PAGE_SIZE.
- */
-struct range_place {
-	unsigned long start;
-	unsigned long end;
-};
-
-/**
  * struct range_places - where something was locked
- * @at: the places
+ * @at: the places; a call by device pfns has positions in its list of pfns in the place of
+ *	addresses: the first page is at 0, the next one at PAGE_SIZE
  * @nr: how many
  * @max: how many there is room for
  */
 struct range_places {
-	struct range_place *at;
+	struct migrate_place *at;
 	unsigned int nr;
 	unsigned int max;
 };
@@ -62,6 +50,10 @@ struct range_places {
  * @locked: what is to be looked at again
  * @looked: what is looked at again at the moment
  * @again: that is what the chunks are now
+ * @nodes: folios of which nodes are to move, see migrate_range_nodes(); NULL: all
+ * @left: with @nodes, where something is left that should have moved
+ * @nr_left: how much is left that @left has
+ * @moved_huge: folios moved that are as large as a PMD maps
  * @bounce: what has to go by ordinary memory, and is to be brought there; empty mostly
  * @bounced: what was brought there last
  * @left_locked: with @keeps_lock, something was locked, and stays
@@ -91,8 +83,12 @@ struct range_call {
 	struct range_places locked;
 	struct range_places looked;
 	bool again;
-	struct range_place bounce;
-	struct range_place bounced;
+	const struct migrate_nodes *nodes;
+	struct range_places *left;
+	unsigned long nr_left;
+	unsigned long moved_huge;
+	struct migrate_place bounce;
+	struct migrate_place bounced;
 	bool left_locked;
 	u64 waited;
 	struct migrate_call stages;
@@ -112,11 +108,23 @@ static inline bool range_was_bounced(const struct range_call *range, unsigned lo
 	return addr >= range->bounced.start && addr < range->bounced.end;
 }
 
+/*
+ * In &range_call.flags, for nodes: a large folio moves whole or not at all. No flag of a
+ * driver's.
+ */
+#define RANGE_NO_SPLIT	BIT(31)
+
+static_assert(!(HMM_MIGRATE_FLAGS & RANGE_NO_SPLIT));
+
 /* By the caller's numbers: what is too large is ENOMEM, and no warning. */
 #define RANGE_GFP	(GFP_KERNEL | __GFP_NOWARN)
 
 void range_remember(struct range_call *range, unsigned long start, unsigned long end);
 unsigned int range_flags(const struct range_call *range);
+void range_note_left(struct range_call *range, unsigned long start, unsigned long end);
+unsigned long range_nr_left(const struct range_call *range);
+void range_over_places(struct range_call *range, const struct migrate_place *places,
+		       unsigned long nr);
 
 int chunk_create(struct range_call *range, struct hmm_migrate_chunk *chunk,
 		 unsigned long npages);

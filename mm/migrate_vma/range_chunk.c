@@ -209,7 +209,8 @@ static long chunk_alloc_parts(struct hmm_migrate_chunk *chunk,
 	if (!unit->order)
 		return chunk->flags & HMM_MIGRATE_SKIP_NO_MEMORY ? 1 : -ENOMEM;
 	/* A file's folio is not; that there is no memory as large does not end the range. */
-	if (unit->page && !folio_test_anon(migrate_unit_folio(unit)))
+	if (unit->page && (chunk->flags & RANGE_NO_SPLIT ||
+			   !folio_test_anon(migrate_unit_folio(unit))))
 		return migrate_unit_pages(unit);
 	order = smaller_order(chunk, unit, unit->order);
 	while (i < end) {
@@ -449,6 +450,8 @@ static unsigned int chunk_collect_flags(const struct range_call *range)
 		flags |= MIGRATE_COLLECT_TO_DEVICE;
 	if (!(range->flags & HMM_MIGRATE_FILL_HOLES))
 		flags |= MIGRATE_COLLECT_NO_HOLES;
+	if (range->flags & RANGE_NO_SPLIT)
+		flags |= MIGRATE_COLLECT_NO_SPLIT;
 	return flags;
 }
 
@@ -496,7 +499,7 @@ static void chunk_collect(struct range_call *range, struct hmm_migrate_chunk *ch
 						 MIGRATE_COLLECT_LEAVE_LOCKED, collect);
 	} else {
 		locked = migrate_stage_collect(args, chunk_collect_flags(range),
-					       collect);
+					       range->nodes, collect);
 	}
 	if (locked)
 		chunk_take_again(range, chunk);
@@ -783,6 +786,31 @@ static void chunk_remember_deferred(struct range_call *range,
 	}
 }
 
+/*
+ * Between nodes: if something is left, note all that has not moved. What is locked is not
+ * counted yet, and is noted all the same, so that what is looked at again need not be.
+ */
+static void chunk_note_left(struct range_call *range, const struct hmm_migrate_chunk *chunk)
+{
+	unsigned long nr_left = range_nr_left(range), done = 0;
+	struct migrate_unit unit = {};
+
+	if (range->again || (nr_left == range->nr_left && !range->locked.nr))
+		return;
+	range->nr_left = nr_left;
+	while (migrate_unit_next(&unit, chunk->src, chunk->dst, chunk->npages)) {
+		if (!unit.newpage || !(*unit.src & MIGRATE_PFN_MIGRATE))
+			continue;
+		if (unit.index > done)
+			range_note_left(range, chunk->start + done * PAGE_SIZE,
+					chunk->start + unit.index * PAGE_SIZE);
+		done = unit.next;
+	}
+	if (done < chunk->npages)
+		range_note_left(range, chunk->start + done * PAGE_SIZE,
+				chunk->start + chunk->npages * PAGE_SIZE);
+}
+
 /* When this returns, nothing more is written of the chunk, or its memory is lost. */
 static void chunk_end_copy(struct range_call *range, struct hmm_migrate_chunk *chunk)
 {
@@ -827,6 +855,9 @@ void chunk_settle(struct range_call *range, struct hmm_migrate_chunk *chunk)
 	if (tally.nr_deferred)
 		chunk_remember_deferred(range, chunk);
 	count_pages(chunk, &tally);
+	range->moved_huge += tally.pages[MIGRATE_HUGE_ORDER] >> MIGRATE_HUGE_ORDER;
+	if (range->nodes)
+		chunk_note_left(range, chunk);
 	count_time(migrate, HMM_MIGRATE_STEP_PAGES, &then);
 
 	if (migrate->ops->commit && tally.units)

@@ -89,7 +89,7 @@ int migrate_stage_setup(struct migrate_vma *args,
 	args->npages = (args->end - args->start) >> PAGE_SHIFT;
 
 	*collect = migrate_tally_init(MIGRATE_STAGE_COLLECT, args);
-	migrate_stage_collect(args, 0, collect);
+	migrate_stage_collect(args, 0, NULL, collect);
 	args->cpages = collect->units;
 
 	*unmap = migrate_tally_init(MIGRATE_STAGE_UNMAP, args);

@@ -98,6 +98,19 @@ static void unmap_note_device_writes(struct folio *folio)
 }
 
 /*
+ * Is this a file's folio whose mappings collect has met all, and do nobody but the page cache
+ * and its file system have other references to it?
+ */
+static bool unmap_is_own_file(const struct migrate_unit *unit)
+{
+	struct folio *folio = migrate_unit_folio(unit);
+
+	return !(*unit->src & MIGRATE_PFN_RMAP) && !folio_test_anon(folio) &&
+	       !folio_mapped(folio) &&
+	       folio_ref_count(folio) == unmap_expected_refs(folio, NULL);
+}
+
+/*
  * Take a unit off the LRU. Returns true if it is nobody else's after that, so
  * that the stage is done with it. Otherwise it is marked: by MIGRATE_PFN_RMAP, or
  * by having no MIGRATE_PFN_MIGRATE if it could not be isolated.
@@ -116,6 +129,8 @@ static bool unmap_isolate_unit(struct unmap_lru *lru, struct migrate_unit *unit)
 	/* If our reference is the only one, there is no mapping either. */
 	if (likely(folio_ref_count(folio) == 1 &&
 		   !(*unit->src & MIGRATE_PFN_RMAP)))
+		return true;
+	if (unmap_is_own_file(unit))
 		return true;
 	*unit->src |= MIGRATE_PFN_RMAP;
 	return false;

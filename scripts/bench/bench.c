@@ -9,6 +9,7 @@
  * bench range-faults   hmm_range_fault() of memory that is mapped
  * bench pipeline       64 MiB by an engine that takes its time, against the parts
  * bench profile SIZE   a trip of 2 MiB, while somebody else counts what runs
+ * bench nodes          mbind(2) of 16 MiB to another node, and back
  * bench shootdowns     TLB shootdowns while other threads of the process run
  */
 #include <dirent.h>
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -98,6 +100,21 @@ static void set_folio_order(unsigned int order)
 		write_file(path, order && kib == (4UL << order) ? "always" : "never");
 	}
 	closedir(dir);
+}
+
+/* The same for shared memory. */
+static void set_shmem_order(unsigned int order)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), THP "hugepages-%lukB/shmem_enabled", 4UL << 9);
+	write_file(path, "never");
+	snprintf(path, sizeof(path), THP "hugepages-%lukB/shmem_enabled", 4UL << 4);
+	write_file(path, "never");
+	if (!order)
+		return;
+	snprintf(path, sizeof(path), THP "hugepages-%lukB/shmem_enabled", 4UL << order);
+	write_file(path, "always");
 }
 
 static unsigned char *map_aligned(unsigned long length)
@@ -761,6 +778,114 @@ static void do_pipeline(void)
 	do_around();
 }
 
+/* From node to node, by the calls that every kernel has */
+
+#define SWITCH		"/proc/sys/vm/numa_range_migration"
+#define MPOL_BIND	2
+#define MPOL_MF_MOVE	2
+
+static void bind_to(unsigned char *memory, unsigned int node)
+{
+	unsigned long mask = 1UL << node;
+
+	if (syscall(SYS_mbind, memory, TRIP_LENGTH, MPOL_BIND, &mask,
+		    8 * sizeof(mask), MPOL_MF_MOVE))
+		err(1, "mbind to node %u", node);
+}
+
+/* How many pages are on a node? */
+static unsigned long pages_on(unsigned char *memory, int node)
+{
+	static void *pages[TRIP_LENGTH / PAGE];
+	static int status[TRIP_LENGTH / PAGE];
+	unsigned long i, n = 0;
+
+	for (i = 0; i < TRIP_LENGTH / PAGE; i++)
+		pages[i] = memory + i * PAGE;
+	if (syscall(SYS_move_pages, 0, TRIP_LENGTH / PAGE, pages, NULL, status, 0))
+		err(1, "move_pages");
+	for (i = 0; i < TRIP_LENGTH / PAGE; i++)
+		n += status[i] == node;
+	return n;
+}
+
+static void print_nodes(const char *name, unsigned int nr, const char *direction,
+			bool by_range, unsigned long long time, unsigned long moved,
+			const struct orders *after)
+{
+	printf("{\"what\":\"nodes\",\"case\":\"%s%s\",\"trip\":%u,\"direction\":\"%s\"",
+	       name, by_range ? "" : "-off", nr, direction);
+	printf(",\"asked\":%lu,\"moved\":%lu,\"time\":%llu", TRIP_LENGTH / PAGE, moved, time);
+	print_orders("after", after->folios);
+	printf("}\n");
+}
+
+static void time_bind(const char *name, unsigned int nr, const char *direction,
+		      bool by_range, unsigned char *memory, unsigned int node)
+{
+	unsigned long before = pages_on(memory, node), moved;
+	struct orders after;
+	unsigned long long time, then = now_ns();
+
+	bind_to(memory, node);
+	time = now_ns() - then;
+	moved = pages_on(memory, node) - before;
+	count_orders(memory, TRIP_LENGTH, &after);
+	print_nodes(name, nr, direction, by_range, time, moved, &after);
+	verify(memory, TRIP_LENGTH);
+}
+
+static void do_nodes_kind(const struct kind *kind, bool file, bool by_range)
+{
+	unsigned char *memory = map_aligned(TRIP_LENGTH);
+	unsigned int nr;
+	char name[32];
+
+	snprintf(name, sizeof(name), "%s%s", file ? "tmpfs-" : "", kind->name);
+	if (file && mmap(memory, TRIP_LENGTH, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != memory)
+		err(1, "shared memory can't be mapped");
+	set_folio_order(kind->order);
+	if (file)
+		set_shmem_order(kind->order);
+	fill(memory, TRIP_LENGTH);
+	set_folio_order(0);
+	if (file)
+		set_shmem_order(0);
+	for (nr = 1; nr <= TRIPS; nr++) {
+		time_bind(name, nr, "there", by_range, memory, 1);
+		time_bind(name, nr, "stay", by_range, memory, 1);
+		time_bind(name, nr, "back", by_range, memory, 0);
+	}
+	munmap(memory, TRIP_LENGTH);
+}
+
+static void do_nodes_kinds(bool by_range)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (kinds[i].order != 0 && kinds[i].order != 4 && kinds[i].order != 9)
+			continue;
+		do_nodes_kind(&kinds[i], false, by_range);
+		do_nodes_kind(&kinds[i], true, by_range);
+	}
+}
+
+/* With the series, also with the ranges turned off. Stock is as it is: "off". */
+static void do_nodes(void)
+{
+	bool has_switch = !access(SWITCH, F_OK);
+
+	if (has_switch) {
+		do_nodes_kinds(true);
+		write_file(SWITCH, "0");
+	}
+	do_nodes_kinds(false);
+	if (has_switch)
+		write_file(SWITCH, "1");
+}
+
 static unsigned long read_vmstat(const char *name)
 {
 	unsigned long value;
@@ -930,6 +1055,10 @@ int main(int argc, char **argv)
 	const char *what = argc > 1 ? argv[1] : "";
 
 	setlinebuf(stdout);
+	if (!strcmp(what, "nodes")) {
+		do_nodes();
+		return 0;
+	}
 	device = open("/dev/hmm_migrate_bench", O_RDWR);
 	if (device < 0)
 		err(1, "/dev/hmm_migrate_bench");
@@ -948,6 +1077,6 @@ int main(int argc, char **argv)
 		do_shootdowns();
 	else
 		errx(2, "usage: bench trips | ranges | range-faults | pipeline | %s",
-		     "shootdowns | profile SIZE");
+		     "nodes | shootdowns | profile SIZE");
 	return 0;
 }

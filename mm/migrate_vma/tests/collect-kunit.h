@@ -275,7 +275,7 @@ static void test_collect(struct kunit *test)
 	struct migrate_tally tally = {};
 	unsigned int i;
 
-	migrate_stage_collect(&range->migrate, 0, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
 	KUNIT_EXPECT_EQ(test, tally.pages[0], RANGE_PAGES);
 	for (i = 0; i < RANGE_PAGES; i++) {
@@ -304,7 +304,7 @@ static void test_collect_gives_up(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	lock_page(page);
-	migrate_stage_collect(&range->migrate, 0, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
 	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
 	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_LOCKED], 1);
 	KUNIT_EXPECT_EQ(test, range->src[2], 0);
@@ -356,7 +356,7 @@ static void test_collect_looks_twice(struct kunit *test)
 	mmap_read_lock(current->mm);
 	lock_page(first);
 	lock_page(last);
-	migrate_stage_collect(&range->migrate, 0, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
 	KUNIT_EXPECT_EQ(test, t.calls, 2);
 	KUNIT_EXPECT_EQ(test, t.start, start + 2 * PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, t.end, start + 5 * PAGE_SIZE);
@@ -408,13 +408,13 @@ static void test_collect_leaves_files_alone(struct kunit *test)
 				migrate_stage_collect(&range.migrate,
 						      MIGRATE_COLLECT_LEAVE_LOCKED |
 						      MIGRATE_COLLECT_TO_DEVICE,
-						      &tally));
+						      NULL, &tally));
 		KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_KIND], 1);
 		KUNIT_EXPECT_EQ(test, range.src[0], 0);
 		KUNIT_EXPECT_EQ(test, 1,
 				migrate_stage_collect(&range.migrate,
 						      MIGRATE_COLLECT_LEAVE_LOCKED,
-						      &tally));
+						      NULL, &tally));
 		KUNIT_EXPECT_EQ(test, range.src[0], MIGRATE_SRC_AGAIN);
 		unlock_page(page);
 	}

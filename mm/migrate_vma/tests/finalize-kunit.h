@@ -20,7 +20,7 @@ static void test_begin(struct kunit *test, struct test_range *range, int except)
 	struct migrate_tally tally = {};
 	unsigned int i;
 
-	migrate_stage_collect(&range->migrate, 0, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
 	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, &tally);
 	for (i = 0; i < RANGE_PAGES; i++) {
 		struct page *page = migrate_pfn_to_page(range->src[i]);
@@ -107,7 +107,7 @@ static void test_trip_that_is_called_off(struct kunit *test)
 
 	for (i = 0; i < RANGE_PAGES; i++)
 		pages[i] = test_page(range, i);
-	migrate_stage_collect(&range->migrate, 0, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
 	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, &tally);
 	test_end(range, &tally);
 	lru_add_drain_all();

@@ -15,7 +15,7 @@ static void test_unmap_range(struct test_range *range,
 {
 	struct migrate_tally collect = {};
 
-	migrate_stage_collect(&range->migrate, 0, &collect);
+	migrate_stage_collect(&range->migrate, 0, NULL, &collect);
 	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, tally);
 }
 

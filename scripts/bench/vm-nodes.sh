@@ -1,0 +1,8 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=sh
+# Runs in a VM whose time counts instructions, with two NUMA nodes.
+set -e
+# Until the kernel has settled for its clock.
+sleep 2
+/bench nodes
