@@ -92,6 +92,10 @@ static bool poison = true;
 module_param(poison, bool, 0444);
 MODULE_PARM_DESC(poison, "overwrite device memory that is freed, so that a forgotten copy shows (default Y)");
 
+static bool let_cpu;
+module_param(let_cpu, bool, 0644);
+MODULE_PARM_DESC(let_cpu, "the CPU copies what it copies sooner than an engine takes it (default N)");
+
 /**
  * struct counts - what became of the pages of one request, and the time it took
  * @pages: number of pages by TEST_HMM_MIGRATE_NOT_SELECTED, ...
@@ -1856,16 +1860,18 @@ static struct hmm_migrate_dma *engine_get(unsigned int kind)
 	struct hmm_migrate_dma *dma;
 
 	guard(mutex)(&engine_lock);
-	if (engine->dma)
-		return engine->dma;
 	if (!engine->chan)
 		engine->chan = engine_request(kind);
 	if (!engine->chan)
 		return ERR_PTR(-ENODEV);
-	dma = hmm_migrate_dma_create(engine->chan);
-	if (!IS_ERR(dma))
+	if (!engine->dma) {
+		dma = hmm_migrate_dma_create(engine->chan);
+		if (IS_ERR(dma))
+			return dma;
 		engine->dma = dma;
-	return dma;
+	}
+	hmm_migrate_dma_let_cpu(engine->dma, READ_ONCE(let_cpu));
+	return engine->dma;
 }
 
 /* The tests see to it that an engine that has failed is well again. */

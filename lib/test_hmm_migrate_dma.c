@@ -13,6 +13,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/delay.h>
 #include <linux/dma-mapping.h>
 #include <linux/dmaengine.h>
 #include <linux/hrtimer.h>
@@ -56,6 +57,14 @@ MODULE_PARM_DESC(hang, "never report anything, until it is terminated (default N
 static unsigned int descriptors;
 module_param(descriptors, uint, 0644);
 MODULE_PARM_DESC(descriptors, "how many it has at most; 0 for any number");
+
+static unsigned int prep_ns;
+module_param(prep_ns, uint, 0644);
+MODULE_PARM_DESC(prep_ns, "nanoseconds that the CPU takes to prepare a descriptor besides (default 0)");
+
+static unsigned int prepared;
+module_param(prepared, uint, 0644);
+MODULE_PARM_DESC(prepared, "how many descriptors were prepared");
 
 static unsigned int interrupts;
 module_param(interrupts, uint, 0644);
@@ -335,6 +344,8 @@ static struct job *engine_prep(struct dma_chan *chan, dma_addr_t to, size_t leng
 	spin_unlock_bh(&engine->lock);
 	if (!job)
 		return NULL;
+	WRITE_ONCE(prepared, READ_ONCE(prepared) + 1);
+	ndelay(READ_ONCE(prep_ns));
 	job->to = to;
 	job->length = length;
 	job->tx.flags = flags;

@@ -496,6 +496,7 @@ struct hmm_migrate_dma;
 
 struct hmm_migrate_dma *hmm_migrate_dma_create(struct dma_chan *chan);
 void hmm_migrate_dma_destroy(struct hmm_migrate_dma *dma);
+void hmm_migrate_dma_let_cpu(struct hmm_migrate_dma *dma, bool let);
 bool hmm_migrate_dma_has_failed(const struct hmm_migrate_dma *dma);
 void hmm_migrate_dma_reset(struct hmm_migrate_dma *dma);
 int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk, struct hmm_migrate_dma *dma);

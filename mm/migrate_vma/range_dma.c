@@ -17,6 +17,10 @@
  *
  * A shortage is no error: without bounce buffers, addresses or descriptors, a chunk is
  * copied in smaller parts, and in the end by the CPU where that reaches both sides.
+ *
+ * Where few pages are neighbours, a chunk has many segments, and to map and submit each of
+ * them may take longer than to copy its pages: an IOMMU, or bounce buffers, which the CPU
+ * copies to. What both take is measured, and such a chunk is copied by the CPU.
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
@@ -59,6 +63,12 @@
 /* When it could not copy so many pages in a row, it is not tried for others of a chunk. */
 #define DMA_FAILURES		8
 
+/* What a segment costs is measured anew by each chunk of so many that the CPU copies. */
+#define DMA_MEASURE		32
+
+/* One measurement changes the average by this part of the difference. */
+#define DMA_AVERAGE		8
+
 /* So many pieces of a chunk are looked up at once. */
 #define DMA_PIECES		16
 
@@ -74,6 +84,10 @@
  * @max: the longest descriptor that it has not refused, in bytes
  * @timeouts: how often in a row it has not ended what it had to within DMA_TIMEOUT
  * @failed: that was too often, or it cannot be stopped: it is not used any more
+ * @segment_cost: nanoseconds, on average, to map, submit and unmap a segment; 0 at first
+ * @page_cost: nanoseconds that the CPU takes to copy a page
+ * @nr_by_cpu: how many chunks it has copied for that
+ * @let_cpu: it may
  */
 struct hmm_migrate_dma {
 	struct dma_chan *chan;
@@ -86,6 +100,10 @@ struct hmm_migrate_dma {
 	size_t max;
 	unsigned int timeouts;
 	bool failed;
+	unsigned int segment_cost;
+	unsigned int page_cost;
+	unsigned int nr_by_cpu;
+	bool let_cpu;
 };
 
 /**
@@ -107,6 +125,7 @@ struct hmm_migrate_dma {
  * @failures: how many pages in a row the engine could not copy
  * @whole: the chunk is mapped whole
  * @in_parts: it could not be mapped whole, or not be submitted
+ * @time: nanoseconds that it took to map and submit it; 0 if that is not known
  * @done: nothing is pending
  */
 struct dma_copy {
@@ -126,6 +145,7 @@ struct dma_copy {
 	unsigned int failures;
 	bool whole;
 	bool in_parts;
+	u64 time;
 	struct completion done;
 };
 
@@ -670,6 +690,56 @@ static bool chunk_has_addresses(const struct hmm_migrate_chunk *chunk)
 	return true;
 }
 
+/* What CPUs can neither read nor write is the engine's in any case. */
+static bool chunk_is_reachable(const struct hmm_migrate_chunk *chunk)
+{
+	unsigned long i;
+
+	for (i = 0; i < chunk->nr_segments; i++)
+		if (!page_is_reachable(chunk->segments[i].src) ||
+		    !page_is_reachable(chunk->segments[i].dst))
+			return false;
+	return true;
+}
+
+static unsigned long chunk_pages(const struct hmm_migrate_chunk *chunk)
+{
+	unsigned long i, npages = 0;
+
+	for (i = 0; i < chunk->nr_segments; i++)
+		npages += chunk->segments[i].npages;
+	return npages;
+}
+
+/* Does the CPU copy @chunk sooner than it maps and submits the segments? */
+static bool dma_is_dearer(struct hmm_migrate_dma *dma, const struct hmm_migrate_chunk *chunk)
+{
+	unsigned int cost = READ_ONCE(dma->segment_cost), page_cost = READ_ONCE(dma->page_cost);
+
+	/* A segment has a page at least. */
+	if (cost <= page_cost || !READ_ONCE(dma->let_cpu) ||
+	    (u64)cost * chunk->nr_segments <= (u64)page_cost * chunk_pages(chunk) ||
+	    !chunk_is_reachable(chunk))
+		return false;
+	/* It may have become cheaper. */
+	WRITE_ONCE(dma->nr_by_cpu, dma->nr_by_cpu + 1);
+	return dma->nr_by_cpu % DMA_MEASURE;
+}
+
+/* Where it has slept or was preempted in between, the time says nothing. */
+static unsigned long nr_switches(void)
+{
+	return current->nvcsw + current->nivcsw;
+}
+
+/* Several calls may do so at once: then one of them is not counted. */
+static void note_cost(unsigned int *average, u64 time, unsigned long nr)
+{
+	int cost = min(div64_ul(time, nr), (u64)NSEC_PER_MSEC), old = READ_ONCE(*average);
+
+	WRITE_ONCE(*average, old ? old + (cost - old) / DMA_AVERAGE : cost);
+}
+
 /* No engine copies arm64's tags: the task would lose them, and fault at its next access. */
 static bool chunk_has_tags(const struct hmm_migrate_chunk *chunk)
 {
@@ -690,7 +760,7 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk,
 	}
 	copy->dma = dma;
 	INIT_LIST_HEAD(&copy->list);
-	copy->by_cpu = chunk_has_tags(chunk);
+	copy->by_cpu = chunk_has_tags(chunk) || dma_is_dearer(dma, chunk);
 	copy->in_parts = false;
 	copy->whole = false;
 	return copy;
@@ -711,13 +781,16 @@ static struct dma_copy *chunk_copy(struct hmm_migrate_chunk *chunk,
  */
 int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk, struct hmm_migrate_dma *dma)
 {
+	unsigned long switches = nr_switches();
 	struct dma_copy *copy;
+	u64 then;
 
 	if (!chunk_has_addresses(chunk))
 		return -EINVAL;
 	copy = chunk_copy(chunk, dma);
 	if (!copy)
 		return -ENOMEM;
+	then = ktime_get_ns();
 	hmm_migrate_map_begin(&copy->map, chunk, dma->dev);
 	if (copy->by_cpu || READ_ONCE(dma->failed) ||
 	    hmm_migrate_map_part(&copy->map, chunk->npages) < 0) {
@@ -727,18 +800,23 @@ int hmm_migrate_dma_copy(struct hmm_migrate_chunk *chunk, struct hmm_migrate_dma
 	/* What the engine does not take is found out again, part by part. */
 	copy->whole = true;
 	copy->in_parts = copy_submit_part(copy);
+	copy->time = switches == nr_switches() ? ktime_get_ns() - then : 0;
 	return 0;
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_dma_copy);
 
 /* What was mapped whole. Returns whether it is copied, or the error of copy_wait_part(). */
-static int copy_whole(struct dma_copy *copy)
+static int copy_whole(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 {
 	bool refused = copy->in_parts;
 	int ret = copy_wait_part(copy);
+	u64 then = ktime_get_ns();
 
 	if (ret != -ENOTRECOVERABLE)
 		hmm_migrate_unmap_part(&copy->map);
+	if (!ret && !refused && copy->time)
+		note_cost(&copy->dma->segment_cost, copy->time + ktime_get_ns() - then,
+			  chunk->nr_segments);
 	return ret ?: refused ? -EAGAIN : 0;
 }
 
@@ -773,7 +851,7 @@ int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 	int ret = -EAGAIN;
 
 	if (copy->whole)
-		ret = copy_whole(copy);
+		ret = copy_whole(chunk, copy);
 	if (ret && ret != -ENOTRECOVERABLE)
 		ret = copy_in_parts(chunk, copy);
 	if (ret == -ENOTRECOVERABLE) {
@@ -811,6 +889,25 @@ static size_t dma_max_length(struct dma_chan *chan)
 	return max > PAGE_SIZE ? round_down(max, PAGE_SIZE) : max;
 }
 
+/* How long the CPU takes to copy a page: the shortest of some; without memory, for ever. */
+static unsigned int measure_page_cost(void)
+{
+	struct page *from = alloc_page(GFP_KERNEL | __GFP_ZERO), *to = alloc_page(GFP_KERNEL);
+	u64 shortest = NSEC_PER_MSEC, then;
+	unsigned int i;
+
+	for (i = 0; from && to && i < 4; i++) {
+		then = ktime_get_ns();
+		copy_highpage(to, from);
+		shortest = min(shortest, ktime_get_ns() - then);
+	}
+	if (from)
+		__free_page(from);
+	if (to)
+		__free_page(to);
+	return shortest;
+}
+
 /**
  * hmm_migrate_dma_create() - to copy by a channel
  * @chan: a channel of the caller's that has DMA_MEMCPY; others may use it as well, if it
@@ -831,6 +928,8 @@ struct hmm_migrate_dma *hmm_migrate_dma_create(struct dma_chan *chan)
 	dma->chan = chan;
 	dma->dev = get_device(dmaengine_get_dma_device(chan));
 	dma->max = dma_max_length(chan);
+	dma->page_cost = measure_page_cost();
+	dma->let_cpu = true;
 	dma->ordered = !dma_has_cap(DMA_COMPLETION_NO_ORDER, chan->device->cap_mask);
 	dma->stops = chan->device->device_terminate_all && chan->device->device_synchronize;
 	init_rwsem(&dma->stop_lock);
@@ -863,6 +962,23 @@ void hmm_migrate_dma_destroy(struct hmm_migrate_dma *dma)
 	kfree(dma);
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_dma_destroy);
+
+/**
+ * hmm_migrate_dma_let_cpu() - may the CPU copy what it copies sooner?
+ * @dma: by hmm_migrate_dma_create()
+ * @let: whether it may; it does if nothing is said
+ *
+ * Where few pages are neighbours, the CPU may copy a chunk sooner than it maps and submits
+ * its segments: by an IOMMU, or with bounce buffers. Both are measured for each channel. A
+ * driver that wants the CPU for something else says false.
+ *
+ * Context: any.
+ */
+void hmm_migrate_dma_let_cpu(struct hmm_migrate_dma *dma, bool let)
+{
+	WRITE_ONCE(dma->let_cpu, let);
+}
+EXPORT_SYMBOL_GPL(hmm_migrate_dma_let_cpu);
 
 /**
  * hmm_migrate_dma_has_failed() - is a channel not used any more?

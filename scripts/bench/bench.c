@@ -761,6 +761,73 @@ static void do_around(void)
 	time_callers("range", true);
 }
 
+/* Small pages of which @run are neighbours. */
+static unsigned char *map_runs(unsigned long run)
+{
+	unsigned char *memory = map_aligned(PIPELINE_LENGTH);
+	unsigned long i, n = PIPELINE_LENGTH / PAGE / run;
+
+	for (i = 0; i < n * run; i++)
+		memory[(i / run * 517 % n * run + i % run) * PAGE] = 1;
+	return memory;
+}
+
+static void set_parameter(const char *module, const char *name, unsigned int value)
+{
+	char path[128], text[16];
+
+	snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module, name);
+	snprintf(text, sizeof(text), "%u", value);
+	write_file(path, text);
+}
+
+/* To another node, of whom @copier says that he copies; the first time is not taken. */
+static void time_copier(const char *name, const char *who, unsigned int copier,
+			unsigned long run_length)
+{
+	struct pipeline_run run = {
+		.kind = &kinds[0],
+		.name = name,
+		.to = HMM_MIGRATE_BENCH_NODE,
+		.chunk = PIPELINE_CHUNK,
+	};
+	struct hmm_migrate_bench_pipeline pipeline;
+	unsigned int nr;
+
+	set_parameter("hmm_migrate_bench", "copier", copier);
+	for (nr = 0; nr < 2; nr++) {
+		unsigned char *memory = map_runs(run_length);
+
+		ask_pipeline(&run, memory, HMM_MIGRATE_BENCH_RANGE, &pipeline);
+		munmap(memory, PIPELINE_LENGTH);
+	}
+	set_parameter("hmm_migrate_bench", "copier", 0);
+	print_figure(name, who, pipeline.time);
+}
+
+/*
+ * Against how many neighbours a page has, and what a descriptor costs besides: who copies
+ * sooner, and who is chosen?
+ */
+static void do_copiers(void)
+{
+	static const char * const who[] = { "engine", "range", "cpu" };
+	unsigned int prep_ns, copier;
+	unsigned long run;
+	char name[32];
+
+	set_folio_order(0);
+	for (prep_ns = 0; prep_ns <= 4000; prep_ns += 2000) {
+		set_parameter("test_hmm_migrate_dma", "prep_ns", prep_ns);
+		for (run = 64; run; run /= 2) {
+			snprintf(name, sizeof(name), "run-%lu-%u", run, prep_ns);
+			for (copier = 0; copier < ARRAY_SIZE(who); copier++)
+				time_copier(name, who[copier], copier, run);
+		}
+	}
+	set_parameter("test_hmm_migrate_dma", "prep_ns", 0);
+}
+
 static void do_pipeline(void)
 {
 	struct pipeline_run scattered = {
@@ -776,6 +843,7 @@ static void do_pipeline(void)
 	compare_pipeline(&scattered);
 	curve_of_chunks(&scattered);
 	do_around();
+	do_copiers();
 }
 
 /* From node to node, by the calls that every kernel has */
@@ -852,6 +920,8 @@ static void do_nodes_kind(const struct kind *kind, bool file, bool by_range)
 	set_folio_order(0);
 	if (file)
 		set_shmem_order(0);
+	/* khugepaged looks around when it is started, and is done by then. */
+	usleep(200000);
 	for (nr = 1; nr <= TRIPS; nr++) {
 		time_bind(name, nr, "there", by_range, memory, 1);
 		time_bind(name, nr, "stay", by_range, memory, 1);

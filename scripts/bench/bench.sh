@@ -41,6 +41,7 @@ vm()
 	count)		label="counting instructions, $what" ;;
 	shootdowns)	label="counting TLB shootdowns, $what" ;;
 	pipeline)	label="timing the pipeline" ;;
+	nodes)		label="counting instructions from node to node, $what" ;;
 	esac
 	step "$label" "bench-$what-$run.log" 70 "$SCRIPTS/vm.sh" \
 		--kernel "$tree/.bench/arch/x86/boot/bzImage" --run "$BENCH/vm-$run.sh" \
@@ -71,6 +72,7 @@ for what in stock series; do
 	if [ $what = stock ]; then tree=$BUILD/stock; else tree=$TREE; fi
 	module $what "$tree"
 	vm $what "$tree" count --icount --mem 6G --timeout 600
+	vm $what "$tree" nodes --icount --mem 3G --nodes 2G,1G --timeout 600
 	# A virtual CPU that a busy host does not run is no stall of the kernel's.
 	vm $what "$tree" shootdowns --cpus 4 --mem 2G --timeout 600 \
 		--append rcupdate.rcu_cpu_stall_suppress=1
@@ -83,7 +85,7 @@ vm series "$TREE" pipeline --icount --mem 6G --nodes 5G,1G --timeout 600 \
 	printf '{\n'
 	for what in stock series; do
 		printf '"%s": [\n' $what
-		runs=(count shootdowns)
+		runs=(count shootdowns nodes)
 		[ $what = stock ] || runs+=(pipeline)
 		for run in "${runs[@]}"; do cat "$LOGS/bench-$what-$run/output.log"; done |
 			tr -d '\r' | grep '^{' | sed '$!s/$/,/'

@@ -19,6 +19,13 @@ CHUNKS = tuple(1 << n for n in range(6, 17))
 AROUND = {'evict-64k': ('engine', 'cpu'), 'evict-2m': ('engine', 'cpu'),
           'peer-64k': ('engine', 'cpu'), 'peer-2m': ('engine', 'cpu'),
           'fault': ('back',), 'callers': ('alone',)}
+# Pages of which so many are neighbours, and nanoseconds that a descriptor costs besides.
+RUNS, PREPS = (1, 2, 4, 8, 16, 32, 64), (0, 2000, 4000)
+COPIERS = ('engine', 'cpu', 'range')
+# From node to node by mbind(2), and where it is already.
+NODES = ('4k', '64k', '2m', 'tmpfs-4k', 'tmpfs-64k', 'tmpfs-2m')
+MOVES = ('there', 'back', 'stay')
+NODE_ORDERS = {'4k': '0', '64k': '4', '2m': '9'}
 REQUESTS = ('fault', 'snapshot')
 # The order that hmm_range_fault() reports without HMM_RANGE_FOLIO_ORDER, and with it.
 MAPPED = {'4k': ('0', '0'), '64k': ('0', '4'), '2m': ('9', '9')}
@@ -99,6 +106,15 @@ class Kernel:
                 return r
         return min(tries, key=fault_per_page, default=None)
 
+    def nodes(self, case, move, by_range=True):
+        """The dearer of the trips of mbind(2), or one that did not move all. Stock has no ranges."""
+        name = case if by_range and self.base else f'{case}-off'
+        trips = [r for k, r in self.by_key.items() if k[0] == 'nodes' and k[1] == name and k[3] == move]
+        for r in trips:
+            if not arrived(r):
+                return r
+        return max(trips, key=lambda r: r['time']) if len(trips) == 2 else None
+
     def missing(self):
         if not self.release:
             yield 'the kernel version'
@@ -113,6 +129,11 @@ class Kernel:
             for size in SIZES:
                 if not self.shootdowns(size, direction):
                     yield f'shootdowns {size} {direction}'
+        for case in NODES:
+            for move in MOVES:
+                for by_range in (True, False) if self.base else (False,):
+                    if not arrived(self.nodes(case, move, by_range)):
+                        yield f'mbind() of {case}, {move}'
         for size in MAPPED:
             for request in REQUESTS + (tuple(f'{r}-order' for r in REQUESTS) if self.base else ()):
                 if not reported(self.range_fault(size, request)):
@@ -126,6 +147,11 @@ class Kernel:
                 for what in others + ('range',) + (('each',) if case == 'fault' else ()):
                     if not self.chunk(case, CHUNK_KIB, what):
                         yield f'{case}, {what}'
+            for run in RUNS:
+                for prep in PREPS:
+                    for who in COPIERS:
+                        if not self.chunk(f'run-{run}-{prep}', CHUNK_KIB, who):
+                            yield f'runs of {run}, {prep} ns, copied by {who}'
             for size in CURVES:
                 for kib in CHUNKS:
                     if not self.chunk(size, kib, 'range'):
@@ -139,6 +165,15 @@ class Kernel:
 
 def whole(r):
     return r is not None and r['moved'] == r['asked']
+
+
+def arrived(r):
+    """Has mbind(2) moved all, or nothing where all is there?"""
+    return r is not None and r['moved'] == (0 if r['direction'] == 'stay' else r['asked'])
+
+
+def has_kept_folios(r):
+    return list(r['after']) == [NODE_ORDERS[r['case'].removesuffix('-off').split('-')[-1]]]
 
 
 def kept(r):
@@ -190,9 +225,14 @@ def value_of(kernel, case, direction):
     if case.startswith('pipeline-'):
         times = [kernel.chunk(case.removeprefix('pipeline-'), CHUNK_KIB, what) for what in ('range', 'engine', 'cpu')]
         return (times[0] / max(times[1:]), None) if all(times) else (None, 'not measured')
+    if case.startswith('run-'):
+        times = [kernel.chunk(case, CHUNK_KIB, what) for what in ('range', 'engine', 'cpu')]
+        return (times[0] / min(times[1:]), None) if all(times) else (None, 'not measured')
     if case in AROUND:
         times = [kernel.chunk(case, CHUNK_KIB, what) for what in ('range',) + AROUND[case]]
         return (times[0] / max(times[1:]), None) if all(times) else (None, 'not measured')
+    if case.startswith('nodes-'):
+        return value_of_nodes(kernel, case.removeprefix('nodes-'), direction)
     if case.startswith('shootdowns-'):
         r = kernel.shootdowns(case.split('-')[1], direction)
         return (r['sent'], None) if whole(r) else (None, partly(r))
@@ -200,6 +240,17 @@ def value_of(kernel, case, direction):
     if not whole(r):
         return None, partly(r)
     return per_page(r, *STAGES), None if kept(r) else 'folios split'
+
+
+def value_of_nodes(kernel, case, direction):
+    """Instructions a page; of files, and of what is there already, over those of stock."""
+    found = [k.nodes(case, direction) for k in (kernel, kernel.base)]
+    for r in found:
+        if not arrived(r):
+            return None, partly(r)
+    cost = [r['time'] / r['asked'] for r in found]
+    value = cost[0] / cost[1] if case.startswith('tmpfs') or direction == 'stay' else cost[0]
+    return value, None if has_kept_folios(found[0]) else 'folios split'
 
 
 def judge(figures, kernel, case, direction):
@@ -377,6 +428,43 @@ def print_around(figures, series):
     print(f"512 faults for the same 2 MiB: {milliseconds(series.chunk('fault', CHUNK_KIB, 'each'))} ms\n")
 
 
+def print_copiers(figures, series):
+    rows = []
+    for run in RUNS:
+        cells = []
+        for prep in PREPS:
+            case = f'run-{run}-{prep}'
+            cells += [milliseconds(series.chunk(case, CHUNK_KIB, who)) for who in COPIERS]
+            value, _ = value_of(series, case, 'out')
+            cells.append('-' if value is None else f'{value:.2f}')
+        rows.append([str(run), ''] + cells + [judge_runs(figures, series, run)])
+    print('64 MiB of small pages to another node, of which so many are neighbours, milliseconds: copied by the engine, by '
+          'the CPU, by whom\nhmm_migrate_dma_copy() chooses, and that over the sooner of both; where a descriptor costs 0, '
+          '2 and 4 us besides\n')
+    print_table(['neighbours', ''] + [f'{who}{mark}' for mark in ('', ' +2', ' +4')
+                                      for who in ('engine', 'CPU', 'chosen', 'over')] + ['verdict'], rows)
+
+
+def judge_runs(figures, series, run):
+    words = {judge(figures, series, f'run-{run}-{prep}', 'out')[0] for prep in PREPS}
+    return ', '.join(sorted(w for w in words if w))
+
+
+def print_nodes(figures, stock, series):
+    rows = []
+    for case in NODES:
+        for move in MOVES:
+            found = [stock.nodes(case, move), series.nodes(case, move, False), series.nodes(case, move)]
+            cells = [(number(r['time'] / r['asked']) + ('' if has_kept_folios(r) else ' split')) if arrived(r)
+                     else partly(r) for r in found]
+            cost = [r['time'] / r['asked'] if arrived(r) else None for r in found]
+            cells.append(f'{cost[2] / cost[0]:.2f}' if all(cost) else '-')
+            rows.append([case, move] + cells + must_cells(figures, series, f'nodes-{case}', move))
+    print('Instructions per 4 KiB page, mbind(2) of 16 MiB to another node, back, and to where it is; of files and of what '
+          'stays, the\nmust is series over stock\n')
+    print_table(['case', 'direction', 'stock', 'series, off', 'series', 'over stock', 'must', 'aim', 'verdict'], rows)
+
+
 def gigabytes(ns):
     return '-' if not ns else f'{PIPELINE_MIB * 2 ** 20 / ns:.2f}'
 
@@ -452,6 +540,8 @@ def main():
     print_range_faults(figures, stock, series)
     print_pipeline(figures, series)
     print_around(figures, series)
+    print_copiers(figures, series)
+    print_nodes(figures, stock, series)
 
     failures = [f'{kernel.name}: {what} was not measured' for kernel in (stock, series) for what in kernel.missing()]
     for case, direction in figures.musts:

@@ -29,6 +29,14 @@ def range_faults(cost, suffix=''):
             for case in ('4k', '64k', '2m') for request in ('fault', 'snapshot')]
 
 
+def nodes(cost, *suffixes):
+    return [{'what': 'nodes', 'case': f'{case}{suffix}', 'trip': number, 'direction': move, 'asked': 4096,
+             'moved': 0 if move == 'stay' else 4096, 'time': 4096 * (60 if move == 'stay' else cost),
+             'after': {ORDERS[case.split('-')[-1]]: 4096 >> int(ORDERS[case.split('-')[-1]])}}
+            for case in ('4k', '64k', '2m', 'tmpfs-4k', 'tmpfs-64k', 'tmpfs-2m') for suffix in suffixes
+            for move in ('there', 'stay', 'back') for number in (1, 2)]
+
+
 def kernel(cost):
     found = [{'what': 'kernel', 'release': '6.12.117'}]
     for direction in 'out', 'back':
@@ -58,10 +66,13 @@ def pipeline():
     for case, whats in around.items():
         found += [{'what': 'chunk', 'case': case, 'trip': 2048, 'direction': what,
                    'time': 3700000 if what == 'range' else 3600000} for what in whats]
+    found += [{'what': 'chunk', 'case': f'run-{run}-{prep}', 'trip': 2048, 'direction': who, 'time': 4000000}
+              for run in (1, 2, 4, 8, 16, 32, 64) for prep in (0, 2000, 4000) for who in ('engine', 'cpu', 'range')]
     return found
 
 
-GOOD = {'stock': kernel(2000), 'series': kernel(40) + range_faults(200, '-order') + pipeline()}
+GOOD = {'stock': kernel(2000) + nodes(6000, '-off'),
+        'series': kernel(40) + range_faults(200, '-order') + pipeline() + nodes(1650, '', '-off')}
 MUSTS = open(f'{HERE}/figures', encoding='utf-8').read()
 
 
@@ -193,6 +204,37 @@ class Report(unittest.TestCase):
             code, output = run(results, only_done('6'))
             self.assertEqual(code, 1, output)
             self.assertIn(f'{case} out', output)
+
+    def test_wrong_copier_chosen(self):
+        self.pick('series', what='chunk', case='run-1-4000', direction='cpu')[0]['time'] = 3000000
+        self.fails(only_done('7'), 'run-1-4000 out: 1.33 where the must is 1.10: MISSED')
+
+    def test_nodes_dearer_in_one_trip(self):
+        self.pick('series', what='nodes', case='4k', direction='there', trip=1)[0]['time'] = 4101 * 4096
+        self.fails(only_done('7'), 'nodes-4k there: 4,101 where the must is 4,100: MISSED')
+
+    def test_nodes_of_files_are_held_against_stock(self):
+        for r in self.pick('series', what='nodes', case='tmpfs-4k', direction='back'):
+            r['time'] = 4201 * 4096
+        self.fails(only_done('7'), 'nodes-tmpfs-4k back: 0.70 where the must is 0.70: MISSED')
+
+    def test_nodes_what_stays_is_held_against_stock(self):
+        for r in self.pick('series', what='nodes', case='4k', direction='stay'):
+            r['time'] = 64 * 4096
+        self.fails(only_done('7'), 'nodes-4k stay: 1.07 where the must is 1.05: MISSED')
+
+    def test_nodes_folios_split(self):
+        self.pick('series', what='nodes', case='64k', direction='back', trip=1)[0]['after'] = {'0': 4096}
+        self.pick('series', what='nodes', case='64k', direction='back', trip=1)[0]['time'] += 1
+        self.fails(only_done('7'), 'folios split')
+
+    def test_nodes_of_a_part(self):
+        self.pick('series', what='nodes', case='2m', direction='there', trip=2)[0]['moved'] = 4095
+        self.fails(only_done('7'), '4,095 of 4,096 pages')
+
+    def test_nodes_missing(self):
+        self.results['series'] = [r for r in self.results['series'] if r.get('case') != 'tmpfs-2m-off']
+        self.fails(only_done('none'), 'mbind() of tmpfs-2m, there was not measured')
 
     def test_range_fault_within_two_percent(self):
         for r in self.pick('series', what='range-fault', direction='fault'):

@@ -17,6 +17,7 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
+#include <linux/moduleparam.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -234,12 +235,24 @@ static void init_migrate(struct hmm_migrate *migrate, struct hmm_migrate_dma *dm
 	};
 }
 
+/* Who copies: the engine alone, whoever is sooner, or the CPU alone. */
+static unsigned int copier;
+module_param(copier, uint, 0644);
+
+static const struct hmm_migrate_ops cpu_node_ops = {
+	.alloc = node_op,
+	.copy = hmm_migrate_copy,
+};
+
 static int do_range(struct hmm_migrate_dma *dma, struct hmm_migrate_bench_pipeline *pipeline)
 {
 	struct hmm_migrate migrate;
 	int ret, i;
 
 	init_migrate(&migrate, dma, pipeline);
+	hmm_migrate_dma_let_cpu(dma, copier == 1);
+	if (copier == 2 && pipeline->kind == HMM_MIGRATE_BENCH_NODE)
+		migrate.ops = &cpu_node_ops;
 	pipeline->time = ktime_get_ns();
 	ret = hmm_migrate_range(&migrate);
 	pipeline->time = ktime_get_ns() - pipeline->time;

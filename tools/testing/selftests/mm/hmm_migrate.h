@@ -779,6 +779,7 @@ static inline long take(int fd, void *addr, unsigned long npages)
 /* The engines of lib/test_hmm_migrate_dma.c */
 
 #define ENGINE	"/sys/module/test_hmm_migrate_dma/parameters/"
+#define LET_CPU	"/sys/module/test_hmm_migrate/parameters/let_cpu"
 
 static inline bool have_engine(void)
 {
@@ -795,6 +796,8 @@ static inline void reset_engine(void)
 	write_number(ENGINE "fail_word", 0);
 	write_number(ENGINE "descriptors", 0);
 	write_number(ENGINE "hang", 0);
+	write_number(ENGINE "prep_ns", 0);
+	write_number(LET_CPU, 0);
 }
 
 /* The number of DMA mappings of all drivers, by DMA_API_DEBUG, or -1. */

@@ -1552,6 +1552,44 @@ TEST_F_TIMEOUT(node, there_and_back, TIMEOUT)
 	}
 }
 
+/* Moves scattered memory by an engine. Returns how many descriptors that took. */
+static unsigned long move_scattered(struct __test_metadata *_metadata, int fd,
+				    unsigned char *memory, unsigned int flags)
+{
+	unsigned long prepared = read_number(ENGINE "prepared");
+	struct test_hmm_migrate_range range;
+
+	EXPECT_TRUE(scatter(memory, SIZE));
+	fill(memory, SIZE, 5);
+	EXPECT_EQ(0, to_node(fd, memory, flags, 1, &range));
+	EXPECT_EQ(npages, range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(npages, pages_on(memory, 1));
+	EXPECT_EQ(0, wrong(memory, SIZE, 5));
+	return read_number(ENGINE "prepared") - prepared;
+}
+
+/*
+ * Descriptors that take longer to prepare than the CPU takes to copy a page: the engine
+ * copies until that is known, and the CPU from then on, if the driver lets it.
+ */
+TEST_F_TIMEOUT(node, dear_descriptors, TIMEOUT)
+{
+	unsigned int round;
+
+	if (!(variant->flags & TEST_HMM_MIGRATE_ENGINE))
+		return;
+	write_number(ENGINE "prep_ns", 20000);
+	write_number(LET_CPU, 1);
+	for (round = 0; round < 20; round++)
+		if (move_scattered(_metadata, self->fd, self->memory, variant->flags) <
+		    npages / 2)
+			break;
+	EXPECT_LT(round, 20);
+	write_number(LET_CPU, 0);
+	write_number(ENGINE "prep_ns", 0);
+	EXPECT_GE(move_scattered(_metadata, self->fd, self->memory, variant->flags), npages / 2);
+}
+
 TEST_F_TIMEOUT(node, holes, TIMEOUT)
 {
 	ASSERT_EQ(0, madvise(self->memory, SIZE, MADV_DONTNEED));
