@@ -84,6 +84,12 @@ if [ -e /lib/null_blk.ko ] && [ -n '$slow' ]; then
 		completion_nsec=5000000000 && mkswap /dev/nullb0 65536 >/dev/null || exit 106
 	export HMM_MIGRATE_SLOW_SWAP=/dev/nullb0
 fi
+# A disk's file system, whose folios have buffers.
+if grep -qw ext2 /proc/filesystems; then
+	mkdir /ext2 && truncate -s 48M /ext2.img && mke2fs -F /ext2.img >/dev/null 2>&1 &&
+		mount -o loop -t ext2 /ext2.img /ext2 || exit 108
+	export NUMA_RANGE_DIR=/ext2
+fi
 # khugepaged must not make huge pages of what a test wants to be small.
 echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 # KUnit ran when the kernel booted. Its lines must not pass for this test's.

@@ -820,6 +820,21 @@ static int copy_whole(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 	return ret ?: refused ? -EAGAIN : 0;
 }
 
+/* As the CPU is to do that, and reaches all of it. Otherwise, -EAGAIN. */
+static int copy_by_cpu(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
+{
+	unsigned long switches = nr_switches();
+	u64 then = ktime_get_ns();
+	int ret;
+
+	if (!chunk_is_reachable(chunk))
+		return -EAGAIN;
+	ret = hmm_migrate_copy(chunk);
+	if (switches == nr_switches())
+		note_cost(&copy->dma->page_cost, ktime_get_ns() - then, chunk_pages(chunk));
+	return ret;
+}
+
 /* The engine may still call back: what it knows of stays, mapped as it is. */
 static void copy_lose(struct dma_copy *copy)
 {
@@ -852,6 +867,8 @@ int hmm_migrate_dma_wait(struct hmm_migrate_chunk *chunk)
 
 	if (copy->whole)
 		ret = copy_whole(chunk, copy);
+	else if (copy->by_cpu)
+		ret = copy_by_cpu(chunk, copy);
 	if (ret && ret != -ENOTRECOVERABLE)
 		ret = copy_in_parts(chunk, copy);
 	if (ret == -ENOTRECOVERABLE) {
@@ -889,7 +906,7 @@ static size_t dma_max_length(struct dma_chan *chan)
 	return max > PAGE_SIZE ? round_down(max, PAGE_SIZE) : max;
 }
 
-/* How long the CPU takes to copy a page: the shortest of some; without memory, for ever. */
+/* How long the CPU takes to copy a page, to begin with; without memory, for ever. */
 static unsigned int measure_page_cost(void)
 {
 	struct page *from = alloc_page(GFP_KERNEL | __GFP_ZERO), *to = alloc_page(GFP_KERNEL);
@@ -898,8 +915,8 @@ static unsigned int measure_page_cost(void)
 
 	for (i = 0; from && to && i < 4; i++) {
 		then = ktime_get_ns();
-		copy_highpage(to, from);
-		shortest = min(shortest, ktime_get_ns() - then);
+		if (!copy_mc_highpage(to, from))
+			shortest = min(shortest, ktime_get_ns() - then);
 	}
 	if (from)
 		__free_page(from);

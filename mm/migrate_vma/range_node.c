@@ -95,15 +95,16 @@ static u8 numa_range_migration __read_mostly = 1;
  * migrate_places_alloc() - make room for places with memory that is to leave its node
  * @max: how many
  *
- * Return: an array for migrate_range_nodes() and kvfree(), or NULL if range migration is
- * turned off, or has no memory.
+ * Context: any; page tables may be locked.
+ * Return: an array for migrate_range_nodes() and kfree(), or NULL if range migration is
+ * turned off, or there is no memory.
  */
 struct migrate_place *migrate_places_alloc(unsigned long max)
 {
 	if (!READ_ONCE(numa_range_migration))
 		return NULL;
 	/* And as many where something is left. */
-	return kvmalloc_array(2 * max, sizeof(struct migrate_place), RANGE_GFP);
+	return kmalloc_array(2 * max, sizeof(struct migrate_place), GFP_NOWAIT | __GFP_NOWARN);
 }
 
 /**

@@ -5,4 +5,7 @@
 set -e
 # Until the kernel has settled for its clock.
 sleep 2
+# khugepaged would look at what is measured.
+echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
+sleep 1
 /bench nodes

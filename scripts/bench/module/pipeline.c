@@ -235,13 +235,80 @@ static void init_migrate(struct hmm_migrate *migrate, struct hmm_migrate_dma *dm
 	};
 }
 
-/* Who copies: the engine alone, whoever is sooner, or the CPU alone. */
+/* Who copies: the engine alone, whoever is sooner, the CPU alone, or nobody. */
 static unsigned int copier;
 module_param(copier, uint, 0644);
 
-static const struct hmm_migrate_ops cpu_node_ops = {
-	.alloc = node_op,
-	.copy = hmm_migrate_copy,
+/* To a node: how many pages in a row are neighbours there; 0: as they come. */
+static unsigned int run;
+module_param(run, uint, 0644);
+
+/* Which node that is. */
+static unsigned int to_node = 1;
+module_param(to_node, uint, 0644);
+
+/* Pages in the order in which they are handed out. */
+static struct page **pool;
+static unsigned long pool_next, pool_end;
+
+static void pool_free(void)
+{
+	while (pool_next < pool_end) {
+		if (pool[pool_next])
+			__free_page(pool[pool_next]);
+		pool_next++;
+	}
+	kvfree(pool);
+	pool = NULL;
+}
+
+/* Blocks of 512 pages, taken apart: of each, @run pages stay together. */
+static int pool_fill(unsigned long npages)
+{
+	unsigned long runs = npages / run, i, j;
+
+	pool_next = 0;
+	pool_end = npages;
+	pool = kvcalloc(npages, sizeof(*pool), GFP_KERNEL);
+	if (!pool)
+		return -ENOMEM;
+	for (i = 0; i < npages; i += 512) {
+		struct page *block = alloc_pages_node(to_node, GFP_HIGHUSER_MOVABLE |
+						      __GFP_THISNODE, 9);
+
+		if (!block) {
+			pool_free();
+			return -ENOMEM;
+		}
+		split_page(block, 9);
+		for (j = 0; j < 512; j++)
+			pool[(i + j) / run * 517 % runs * run + (i + j) % run] = block + j;
+	}
+	return 0;
+}
+
+static struct folio *pool_op(const struct hmm_migrate_chunk *chunk, unsigned long addr,
+			     unsigned int order)
+{
+	struct folio *folio;
+
+	if (order || pool_next == pool_end)
+		return NULL;
+	folio = page_folio(pool[pool_next++]);
+	__folio_set_locked(folio);
+	return folio;
+}
+
+static int copy_nothing(struct hmm_migrate_chunk *chunk)
+{
+	return 0;
+}
+
+static const struct hmm_migrate_ops pool_ops[] = {
+	{ ENGINE_OPS, .alloc = pool_op },
+	{ ENGINE_OPS, .alloc = pool_op },
+	{ .alloc = pool_op, .copy = hmm_migrate_copy },
+	{ .alloc = pool_op, .copy = copy_nothing },
 };
 
 static int do_range(struct hmm_migrate_dma *dma, struct hmm_migrate_bench_pipeline *pipeline)
@@ -251,20 +318,22 @@ static int do_range(struct hmm_migrate_dma *dma, struct hmm_migrate_bench_pipeli
 
 	init_migrate(&migrate, dma, pipeline);
 	hmm_migrate_dma_let_cpu(dma, copier == 1);
-	if (copier == 2 && pipeline->kind == HMM_MIGRATE_BENCH_NODE)
-		migrate.ops = &cpu_node_ops;
+	if (run && pipeline->kind == HMM_MIGRATE_BENCH_NODE) {
+		ret = copier < ARRAY_SIZE(pool_ops) ? pool_fill(pipeline->length >> PAGE_SHIFT) :
+						      -EINVAL;
+		if (ret)
+			return ret;
+		migrate.ops = &pool_ops[copier];
+	}
 	pipeline->time = ktime_get_ns();
 	ret = hmm_migrate_range(&migrate);
 	pipeline->time = ktime_get_ns() - pipeline->time;
 	pipeline->moved = migrate.moved;
 	for (i = 0; i < HMM_MIGRATE_NR_STEPS; i++)
 		pipeline->step[i] = migrate.time[i];
+	if (pool)
+		pool_free();
 	return ret;
-}
-
-static int copy_nothing(struct hmm_migrate_chunk *chunk)
-{
-	return 0;
 }
 
 static int do_return(struct hmm_migrate_bench_pipeline *pipeline)

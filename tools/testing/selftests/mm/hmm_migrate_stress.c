@@ -59,6 +59,7 @@
 #define HISTORY		16
 
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
+#define RANGES		"/proc/sys/vm/numa_range_migration"
 #define CGROUP		"/sys/fs/cgroup/hmm_migrate_stress/"
 #define FAULTS		"/sys/kernel/debug/"
 
@@ -90,7 +91,7 @@ enum area_kind {
 	AREA_HUGE,	/* anonymous, where huge pages are welcome */
 	AREA_PLAIN,	/* anonymous, by the system's policy; merged by KSM */
 	AREA_FILE,	/* private, of a file with contents */
-	AREA_SHARED,	/* shared, of a file: does not migrate */
+	AREA_SHARED,	/* shared, of a file: migrates to nodes alone */
 	NR_AREAS,
 };
 
@@ -1617,9 +1618,12 @@ static int run_settings(struct thread *thread, const struct draw *draw)
 	static const char * const naps[] = { "0", "0", "20", "10000" };
 	char path[128];
 
-	switch (draw->random[1] % 4) {
+	switch (draw->random[1] % 5) {
 	case 0:
 		return write_text(THP "enabled", choices[draw->random[2] % 3]);
+	case 4:
+		/* Mostly by ranges. */
+		return write_text(RANGES, draw->random[2] % 4 ? "1" : "0");
 	case 1:
 		return write_text(THP "khugepaged/scan_sleep_millisecs",
 				  naps[draw->random[2] % 4]);
@@ -1662,6 +1666,42 @@ static int run_move_pages(struct thread *thread, const struct draw *draw)
 	}
 	return result(syscall(__NR_move_pages, 0, count, pages, nodes, status,
 			      MPOL_MF_MOVE));
+}
+
+/*
+ * Moves by a policy, and takes that back, so that vmas do not come to pieces. Never by one that
+ * has memory of one node alone: who faults there would find none.
+ */
+static int run_mbind(struct thread *thread, const struct draw *draw)
+{
+	unsigned int flags = draw->random[2] & 1 ? MPOL_MF_MOVE : MPOL_MF_MOVE_ALL;
+	unsigned long mask = 1UL << (draw->random[2] >> 1 & 1), both = 3;
+	static const int modes[] = {
+		MPOL_PREFERRED, MPOL_PREFERRED, MPOL_PREFERRED_MANY, MPOL_INTERLEAVE,
+		MPOL_LOCAL, MPOL_BIND, MPOL_DEFAULT, MPOL_PREFERRED,
+	};
+	int mode = modes[draw->random[1] % ARRAY_SIZE(modes)], ret;
+	unsigned long length = draw->npages * PAGE;
+	void *memory = memory_of(thread, draw);
+
+	if (draw->random[2] & 4)
+		flags |= MPOL_MF_STRICT;
+	if (mode == MPOL_INTERLEAVE || mode == MPOL_BIND)
+		mask = both;
+	if (mode == MPOL_LOCAL || mode == MPOL_DEFAULT)
+		mask = 0;
+	ret = result(syscall(__NR_mbind, memory, length, mode, mask ? &mask : NULL,
+			     mask ? 8 * sizeof(mask) : 0, flags));
+	syscall(__NR_mbind, memory, length, MPOL_DEFAULT, NULL, 0, 0);
+	return ret;
+}
+
+/* All memory of this process, of which some may not move: then it says how much. */
+static int run_migrate_pages(struct thread *thread, const struct draw *draw)
+{
+	unsigned long from = 1UL << (draw->random[1] & 1), to = 3 & ~from;
+
+	return result(syscall(__NR_migrate_pages, 0, 8 * sizeof(from), &from, &to) < 0 ? -1 : 0);
 }
 
 /* What walks through all of memory. */
@@ -1783,6 +1823,8 @@ static const struct kind {
 	{ "settings", 13, run_settings },
 	{ "hotplug", 12, run_hotplug, { EBUSY }, "/sys/devices/system/cpu/cpu1/online" },
 	{ "move_pages", 13, run_move_pages, { EFAULT, ENOENT } },
+	{ "mbind", 30, run_mbind, { EFAULT, EIO, ENOMEM } },
+	{ "migrate_pages", 12, run_migrate_pages, { ENOMEM } },
 	{ "proc", 12, run_proc, { EINVAL } },
 	{ "proc_mem", 15, run_proc_mem, { EFAULT, EIO } },
 };
@@ -2544,6 +2586,7 @@ static const char * const setting_files[] = {
 	THP "hugepages-2048kB/enabled",
 	THP "khugepaged/alloc_sleep_millisecs",
 	THP "khugepaged/scan_sleep_millisecs",
+	RANGES,
 	THP "khugepaged/pages_to_scan",
 	KSM "pages_to_scan",
 	KSM "sleep_millisecs",
