@@ -127,6 +127,8 @@ unsigned int range_flags(const struct range_call *range)
  * @range: the call
  *
  * Not what is unselected or shared, nor what is no page at all; and not yet what is locked.
+ *
+ * Return: a number that grows with it.
  */
 unsigned long range_nr_left(const struct range_call *range)
 {

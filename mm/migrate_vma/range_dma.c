@@ -735,7 +735,7 @@ static unsigned long nr_switches(void)
 /* Several calls may do so at once: then one of them is not counted. */
 static void note_cost(unsigned int *average, u64 time, unsigned long nr)
 {
-	int cost = min(div64_ul(time, nr), (u64)NSEC_PER_MSEC), old = READ_ONCE(*average);
+	int cost = min_t(u64, div64_ul(time, nr), NSEC_PER_MSEC), old = READ_ONCE(*average);
 
 	WRITE_ONCE(*average, old ? old + (cost - old) / DMA_AVERAGE : cost);
 }

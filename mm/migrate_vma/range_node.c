@@ -116,6 +116,7 @@ struct migrate_place *migrate_places_alloc(unsigned long max)
  * another policy.
  *
  * Context: mmap_lock is held.
+ * Return: whether it may.
  */
 bool migrate_nodes_take_vma(const struct migrate_nodes *nodes, struct vm_area_struct *vma)
 {
