@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS \
 	KSELFTEST_APPEND MATRIX TREES MINUTES SEED KINDS LOAD TORTURE_CONFIG
 
-.PHONY: help tree kernel kselftest coverage torture regress bench profile demo check check-fast \
+.PHONY: help tree kernel kselftest coverage torture regress repro bench profile demo check check-fast \
 	check-all lint matrix trees mutants export bisect mbox clean
 
 help:		## show this list
@@ -63,6 +63,9 @@ torture:	## everything at once against a model that knows each byte, in a VM
 
 regress:	## run the kernel's own mm selftests, stock against the series
 	@scripts/regress.sh
+
+repro:		## bugs of the base that a module shows: stock fails, the series does not
+	@scripts/repro.sh
 
 bench:		## measure the stock kernel against the series
 	@scripts/bench/bench.sh

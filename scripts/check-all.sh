@@ -30,6 +30,9 @@ if check 'the tree can be made from patches/' "$SCRIPTS/tree.sh"; then
 		TESTS='engine. engines. .private_engine .coherent_engine'
 	say '== regress'
 	check "the kernel's own selftests give what stock gives" env TESTS='' "$SCRIPTS/regress.sh" || true
+	check 'bugs of the base show on stock, and not with the series' "$SCRIPTS/repro.sh" || true
+	say '== nodes with ZONE_MOVABLE'
+	kselftest_run kselftest-movable KSELFTEST_APPEND=kernelcore=50% TESTS='numa_range. node.'
 	say '== coverage'
 	check 'the tests run the new code' "$SCRIPTS/coverage.sh" || true
 	say '== mutants'
