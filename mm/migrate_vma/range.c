@@ -47,12 +47,6 @@
  */
 #define RANGE_MIN_PLACES	1024UL
 
-/*
- * Between nodes, a chunk costs about 8,000 instructions and saves about 2,200 a page: what is
- * shorter is left to migrate_pages().
- */
-#define RANGE_MIN_PLACE	(6 * PAGE_SIZE)
-
 /* So many vmas are looked at to see what is to be reserved. */
 #define RANGE_COUNTED_VMAS	256
 
@@ -148,14 +142,15 @@ unsigned long range_nr_left(const struct range_call *range)
  * @start: its first address
  * @end: the address behind it
  *
- * Without room, the last place becomes as large as it takes.
+ * Each place that is still to come has room for one. Without more, the last one becomes as
+ * large as it takes, within the place that is at work.
  */
 void range_note_left(struct range_call *range, unsigned long start, unsigned long end)
 {
 	struct range_places *left = range->left;
 	struct migrate_place *last = left->at + left->nr - 1;
 
-	if (left->nr == left->max || (left->nr && last->end == start))
+	if (left->nr && (last->end == start || left->nr + range->to_come >= left->max))
 		last->end = end;
 	else
 		left->at[left->nr++] = (struct migrate_place){ start, end };
@@ -864,6 +859,8 @@ static int range_over_place(struct range_call *range, const struct migrate_place
 		ret = range_must_stop(range);
 		ret = ret ?: range_steps_locked(range, &addr, place->end);
 		ret = range_again(range, ret);
+		/* That is noted. */
+		range->nr_left = range_nr_left(range);
 		cond_resched();
 	}
 	if (addr < place->end)
@@ -891,13 +888,16 @@ void range_over_places(struct range_call *range, const struct migrate_place *pla
 	range->end = places[nr - 1].end;
 	ret = range_create(range);
 	for (i = 0; !ret && i < nr; i++) {
+		range->to_come = nr - 1 - i;
 		if (places[i].end - places[i].start < RANGE_MIN_PLACE)
 			range_note_left(range, places[i].start, places[i].end);
 		else
 			ret = range_over_place(range, &places[i]);
 	}
-	for (; i < nr; i++)
+	for (; i < nr; i++) {
+		range->to_come = nr - 1 - i;
 		range_note_left(range, places[i].start, places[i].end);
+	}
 	range_destroy(range);
 }
 

@@ -69,6 +69,9 @@
 /* One measurement changes the average by this part of the difference. */
 #define DMA_AVERAGE		8
 
+/* Of fewer segments, it is what a chunk costs that is measured. */
+#define DMA_MIN_SEGMENTS	32
+
 /* So many pieces of a chunk are looked up at once. */
 #define DMA_PIECES		16
 
@@ -715,6 +718,7 @@ static unsigned long chunk_pages(const struct hmm_migrate_chunk *chunk)
 static bool dma_is_dearer(struct hmm_migrate_dma *dma, const struct hmm_migrate_chunk *chunk)
 {
 	unsigned int cost = READ_ONCE(dma->segment_cost), page_cost = READ_ONCE(dma->page_cost);
+	unsigned int nr;
 
 	/* A segment has a page at least. */
 	if (cost <= page_cost || !READ_ONCE(dma->let_cpu) ||
@@ -722,8 +726,9 @@ static bool dma_is_dearer(struct hmm_migrate_dma *dma, const struct hmm_migrate_
 	    !chunk_is_reachable(chunk))
 		return false;
 	/* It may have become cheaper. */
-	WRITE_ONCE(dma->nr_by_cpu, dma->nr_by_cpu + 1);
-	return dma->nr_by_cpu % DMA_MEASURE;
+	nr = READ_ONCE(dma->nr_by_cpu) + 1;
+	WRITE_ONCE(dma->nr_by_cpu, nr);
+	return nr % DMA_MEASURE;
 }
 
 /* Where it has slept or was preempted in between, the time says nothing. */
@@ -732,12 +737,30 @@ static unsigned long nr_switches(void)
 	return current->nvcsw + current->nivcsw;
 }
 
-/* Several calls may do so at once: then one of them is not counted. */
+/*
+ * Several calls may do so at once: then one of them is not counted. What takes far longer than
+ * before was held up by something else.
+ */
 static void note_cost(unsigned int *average, u64 time, unsigned long nr)
 {
 	int cost = min_t(u64, div64_ul(time, nr), NSEC_PER_MSEC), old = READ_ONCE(*average);
 
-	WRITE_ONCE(*average, old ? old + (cost - old) / DMA_AVERAGE : cost);
+	if (old)
+		cost = old + (min(cost, 4 * old) - old) / DMA_AVERAGE;
+	WRITE_ONCE(*average, cost);
+}
+
+/* Does the time that @chunk takes tell what a segment costs? The CPU fills what has no source. */
+static bool chunk_tells_cost(const struct hmm_migrate_chunk *chunk)
+{
+	unsigned long i;
+
+	if (chunk->nr_segments < DMA_MIN_SEGMENTS)
+		return false;
+	for (i = 0; i < chunk->nr_segments; i++)
+		if (!chunk->segments[i].src)
+			return false;
+	return true;
 }
 
 /* No engine copies arm64's tags: the task would lose them, and fault at its next access. */
@@ -810,11 +833,13 @@ static int copy_whole(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 {
 	bool refused = copy->in_parts;
 	int ret = copy_wait_part(copy);
+	unsigned long switches = nr_switches();
 	u64 then = ktime_get_ns();
 
 	if (ret != -ENOTRECOVERABLE)
 		hmm_migrate_unmap_part(&copy->map);
-	if (!ret && !refused && copy->time)
+	if (!ret && !refused && copy->time && switches == nr_switches() &&
+	    chunk_tells_cost(chunk))
 		note_cost(&copy->dma->segment_cost, copy->time + ktime_get_ns() - then,
 			  chunk->nr_segments);
 	return ret ?: refused ? -EAGAIN : 0;

@@ -208,6 +208,17 @@ static const struct hmm_migrate_ops nodes_ops = {
 	.commit = nodes_commit,
 };
 
+/* Is there a place that is not left to migrate_pages() in any case? */
+static bool nodes_are_worth_it(const struct migrate_place *places, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++)
+		if (places[i].end - places[i].start >= RANGE_MIN_PLACE)
+			return true;
+	return false;
+}
+
 /**
  * migrate_range_nodes() - move memory of an address space from node to node, by its range
  * @mm: the address space; the caller has a reference to its users
@@ -244,6 +255,8 @@ unsigned long migrate_range_nodes(struct mm_struct *mm, const struct migrate_nod
 		.left = &left,
 	};
 
+	if (!nodes_are_worth_it(places, nr))
+		return nr;
 	trace_mm_migrate_pages_start(MIGRATE_SYNC, nodes->reason);
 	range_over_places(&range, places, nr);
 	nodes_free_pages(&call);
