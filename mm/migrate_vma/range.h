@@ -17,7 +17,7 @@
 #include "internal.h"
 
 /**
- * struct range_places - where something was locked
+ * struct range_places - parts of the range that are to be looked at again
  * @at: the places; a call by device pfns has positions in its list of pfns in the place of
  *	addresses: the first page is at 0, the next one at PAGE_SIZE
  * @nr: how many

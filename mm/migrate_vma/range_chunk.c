@@ -787,8 +787,9 @@ static void chunk_remember_deferred(struct range_call *range,
 }
 
 /*
- * Between nodes: if something is left, note all that has not moved. What is locked is not
- * counted yet, and is noted all the same, so that what is looked at again need not be.
+ * Between nodes: if pages of the chunk are left, note each part of it that has not moved.
+ * Locked pages are noted here as well, before they are counted, so that the second look at
+ * them does not have to.
  */
 static void chunk_note_left(struct range_call *range, const struct hmm_migrate_chunk *chunk)
 {

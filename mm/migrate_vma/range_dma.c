@@ -693,7 +693,7 @@ static bool chunk_has_addresses(const struct hmm_migrate_chunk *chunk)
 	return true;
 }
 
-/* What CPUs can neither read nor write is the engine's in any case. */
+/* Can the CPU read and write all of @chunk? Otherwise the engine has to copy it. */
 static bool chunk_is_reachable(const struct hmm_migrate_chunk *chunk)
 {
 	unsigned long i;
@@ -731,15 +731,15 @@ static bool dma_is_dearer(struct hmm_migrate_dma *dma, const struct hmm_migrate_
 	return nr % DMA_MEASURE;
 }
 
-/* Where it has slept or was preempted in between, the time says nothing. */
+/* If this has changed, the task has slept or was preempted: discard the measurement. */
 static unsigned long nr_switches(void)
 {
 	return current->nvcsw + current->nivcsw;
 }
 
 /*
- * Several calls may do so at once: then one of them is not counted. What takes far longer than
- * before was held up by something else.
+ * Two calls may race and lose one measurement, which does not matter. Clamp outliers, which
+ * interrupts or the hypervisor cause.
  */
 static void note_cost(unsigned int *average, u64 time, unsigned long nr)
 {
@@ -845,7 +845,7 @@ static int copy_whole(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 	return ret ?: refused ? -EAGAIN : 0;
 }
 
-/* As the CPU is to do that, and reaches all of it. Otherwise, -EAGAIN. */
+/* Copy all of @chunk by the CPU; -EAGAIN if it does not reach all of it. */
 static int copy_by_cpu(struct hmm_migrate_chunk *chunk, struct dma_copy *copy)
 {
 	unsigned long switches = nr_switches();

@@ -148,7 +148,7 @@ static struct page *nodes_alloc_page(struct nodes_call *call, unsigned long max_
 
 	if (call->next == call->nr) {
 		nr = min(max_nr, NODES_BULK);
-		/* Only where it finds NULL, a page is put. */
+		/* The allocator fills only the entries that are NULL. */
 		memset(call->pages, 0, nr * sizeof(*call->pages));
 		call->nr = nodes->alloc_bulk(nr, call->pages, nodes->private);
 		call->next = 0;
@@ -228,10 +228,10 @@ static bool nodes_are_worth_it(const struct migrate_place *places, unsigned long
  * @nr: how many these are, at least one
  * @max: how many there is room for
  *
- * Moves what can be moved at once. What is locked, written out, pinned, in two pieces, or
- * would need reclaim is left where it is, and is for migrate_pages(). Nothing is split.
- * vmstat, page_owner and the tracepoints tell of it as of migrate_pages(); what stays is no
- * failure.
+ * Moves the folios that can be moved at once. Leaves to migrate_pages() those that are locked,
+ * under writeback, pinned, mapped in two pieces, or for which memory could only be had by
+ * reclaim. Splits no folio. Counts and traces as migrate_pages() does, but folios that stay are
+ * no failures.
  *
  * Context: takes mmap_lock for reading, for a chunk at a time. Sleeps.
  * Return: how many places there are in the end.

@@ -98,8 +98,8 @@ static void unmap_note_device_writes(struct folio *folio)
 }
 
 /*
- * Is this a file's folio whose mappings collect has met all, and do nobody but the page cache
- * and its file system have other references to it?
+ * Has collect removed all mappings of this file's folio, and do only the page cache and the
+ * file system have references to it besides ours?
  */
 static bool unmap_is_own_file(const struct migrate_unit *unit)
 {
