@@ -119,8 +119,8 @@ static inline bool range_was_bounced(const struct range_call *range, unsigned lo
 static_assert(!(HMM_MIGRATE_FLAGS & RANGE_NO_SPLIT));
 
 /*
- * Between nodes, a chunk costs about 8,000 instructions and saves about 2,200 a page: what is
- * shorter is left to migrate_pages().
+ * Between nodes, a chunk costs about as many instructions as six pages save. Shorter places are
+ * left to migrate_pages().
  */
 #define RANGE_MIN_PLACE	(6 * PAGE_SIZE)
 

@@ -25,6 +25,7 @@ COPIERS = ('engine', 'cpu', 'range')
 # From node to node by mbind(2), and where it is already.
 NODES = ('4k', '64k', '2m', 'tmpfs-4k', 'tmpfs-64k', 'tmpfs-2m')
 MOVES = ('there', 'back', 'stay')
+SPARSE = (1, 3, 6, 16, 64)
 NODE_ORDERS = {'4k': '0', '64k': '4', '2m': '9'}
 REQUESTS = ('fault', 'snapshot')
 # The order that hmm_range_fault() reports without HMM_RANGE_FOLIO_ORDER, and with it.
@@ -115,6 +116,11 @@ class Kernel:
                 return r
         return max(trips, key=lambda r: r['time']) if len(trips) == 2 else None
 
+    def sparse(self, run, by_range=True):
+        """mbind(2) of runs of so many pages, far from each other."""
+        name = f'sparse-{run}' if by_range and self.base else f'sparse-{run}-off'
+        return self.by_key.get(('nodes', name, 1, 'there', None))
+
     def missing(self):
         if not self.release:
             yield 'the kernel version'
@@ -134,6 +140,10 @@ class Kernel:
                 for by_range in (True, False) if self.base else (False,):
                     if not arrived(self.nodes(case, move, by_range)):
                         yield f'mbind() of {case}, {move}'
+        for run in SPARSE:
+            for by_range in (True, False) if self.base else (False,):
+                if not arrived(self.sparse(run, by_range)):
+                    yield f'mbind() of runs of {run}'
         for size in MAPPED:
             for request in REQUESTS + (tuple(f'{r}-order' for r in REQUESTS) if self.base else ()):
                 if not reported(self.range_fault(size, request)):
@@ -463,6 +473,14 @@ def print_nodes(figures, stock, series):
     print('Instructions per 4 KiB page, mbind(2) of 16 MiB to another node, back, and to where it is; of files and of what '
           'stays, the\nmust is series over stock\n')
     print_table(['case', 'direction', 'stock', 'series, off', 'series', 'over stock', 'must', 'aim', 'verdict'], rows)
+    rows = []
+    for run in SPARSE:
+        found = [stock.sparse(run), series.sparse(run, False), series.sparse(run)]
+        cost = [r['time'] / r['asked'] if arrived(r) else None for r in found]
+        rows.append([str(run), ''] + [number(c) for c in cost] +
+                    [f'{cost[2] / cost[0]:.2f}' if all(cost) else '-', ''])
+    print('The same of 32 runs of so many pages, 512 KiB from one to the next, per page that moves\n')
+    print_table(['run', '', 'stock', 'series, off', 'series', 'over stock', ''], rows)
 
 
 def gigabytes(ns):
