@@ -119,7 +119,7 @@ static inline bool range_was_bounced(const struct range_call *range, unsigned lo
 static_assert(!(HMM_MIGRATE_FLAGS & RANGE_NO_SPLIT));
 
 /*
- * Between nodes, a chunk costs about as many instructions as six pages save. Shorter places are
+ * Between nodes, a chunk costs about as many instructions as four pages save. Shorter places are
  * left to migrate_pages().
  */
 #define RANGE_MIN_PLACE	(6 * PAGE_SIZE)
