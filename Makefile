@@ -9,10 +9,10 @@ MAKEFLAGS += --no-print-directory
 
 # What a user may set on make's command line reaches the scripts by name.
 export KDIR CONFIG SIZES TESTS TRIPS KSELFTEST_CONFIG BISECT_CONFIG MUTANTS \
-	KSELFTEST_APPEND MATRIX TREES MINUTES SEED KINDS LOAD TORTURE_CONFIG
+	KSELFTEST_APPEND MATRIX TREES MINUTES SEED KINDS LOAD TORTURE_CONFIG PART OLD
 
 .PHONY: help tree kernel kselftest coverage torture regress repro bench profile demo check check-fast \
-	check-all lint matrix trees mutants export bisect mbox clean
+	check-all lint matrix trees mutants export bisect mbox range-diff clean
 
 help:		## show this list
 	@echo 'Targets:'
@@ -33,6 +33,8 @@ help:		## show this list
 	@echo '  KINDS="fork write"  make torture: only these operations'
 	@echo '  LOAD="stress-ng trinity"  make torture: with these beside it'
 	@echo '  MUTANTS="a b"   make mutants: only these files of scripts/mutants'
+	@echo '  PART=A          make mbox: build/part-A.mbox, one part with its own cover letter'
+	@echo '  OLD=revision    make range-diff: of this repository; PART=A: only that part'
 
 demo:		## migrate memory to a device and back in a VM, and show what moved
 	@scripts/demo.sh
@@ -93,6 +95,9 @@ bisect:		## build every patch by itself, boot those that touch mm/
 
 mbox:		## build/series.mbox: the series with its cover letter, for b4
 	@scripts/mbox.sh
+
+range-diff:	## what changed in the patches since OLD, a revision of this repository
+	@scripts/range-diff.sh
 
 clean:		## remove build/, except what cannot be made again
 	@scripts/clean.sh

@@ -52,17 +52,31 @@ by_quilt()
 
 by_b4()
 {
-	local dir out=$BUILD/scratch/b4-out
+	local dir part
 	"$SCRIPTS/mbox.sh"
 	dir=$(scratch b4 base)
+	take_mbox "$dir" "$BUILD/series.mbox"
+	same_tree "$dir" 'HEAD^{tree}'
+	# And each part on the parts before it.
+	git -C "$dir" checkout -q --detach "$(kgit rev-parse base^0)"
+	while IFS=$'\t' read -r part _; do
+		"$SCRIPTS/mbox.sh" "$part"
+		take_mbox "$dir" "$BUILD/part-$part.mbox"
+	done < <(parts)
+	same_tree "$dir" 'HEAD^{tree}'
+}
+
+# take_mbox DIR MBOX: b4 am and git am, in the kernel tree DIR.
+take_mbox()
+{
+	local dir=$1 mbox=$2 out=$BUILD/scratch/b4-out log
+	log=$LOGS/check-b4-$(basename "$mbox" .mbox).log
 	rm -rf "$out"
 	mkdir -p "$out"
 	# -T: do not look for trailers on the network. A home of its own: its
 	# cache and configuration are not the user's.
-	(cd "$dir" && HOME=$out XDG_CACHE_HOME=$out XDG_DATA_HOME=$out b4 am -m "$BUILD/series.mbox" -T -o "$out") \
-		>"$LOGS/check-b4.log" 2>&1 ||
-		die "b4 am -m fails: see $(rel "$LOGS/check-b4.log")."
-	am "$dir" "$out"/*.mbx >>"$LOGS/check-b4.log" 2>&1 ||
-		die "git am fails on what b4 wrote: see $(rel "$LOGS/check-b4.log")."
-	same_tree "$dir" 'HEAD^{tree}'
+	(cd "$dir" && HOME=$out XDG_CACHE_HOME=$out XDG_DATA_HOME=$out b4 am -m "$mbox" -T -o "$out") \
+		>"$log" 2>&1 || die "b4 am -m $(rel "$mbox") fails: see $(rel "$log")."
+	am "$dir" "$out"/*.mbx >>"$log" 2>&1 ||
+		die "git am fails on what b4 wrote of $(rel "$mbox"): see $(rel "$log")."
 }

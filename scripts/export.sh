@@ -27,15 +27,14 @@ fi
 	die "build/linux holds uncommitted changes ($(kgit status --porcelain | head -n 1 | cut -c4-), ...): commit them first, export takes commits."
 [ -z "$(kgit rev-list --merges base..series)" ] ||
 	die "build/linux holds merges, which are no patches: rebase them away first."
-wrong=$(kgit log --format='%an <%ae>%x09%s' base..series | grep -v -m 1 -F "$AUTHOR	") || true
-[ -z "$wrong" ] ||
-	die "the author of '${wrong#*	}' is ${wrong%%	*}, the series' is $AUTHOR: git commit --amend --reset-author."
+# Whoever wrote a patch has signed it.
 unsigned=$(kgit log --format='%h' base..series | while read -r c; do
-	kgit log -1 --format='%(trailers:key=Signed-off-by,valueonly)' "$c" | grep -xF "$AUTHOR" >/dev/null ||
-		kgit log -1 --format='%h (%s)' "$c"
+	kgit log -1 --format='%(trailers:key=Signed-off-by,valueonly)' "$c" |
+		grep -xF "$(kgit log -1 --format='%an <%ae>' "$c")" >/dev/null ||
+		kgit log -1 --format="commit %h (%s) lacks the line 'Signed-off-by: %an <%ae>', its author" "$c"
 done | tail -n 1)
 [ -z "$unsigned" ] ||
-	die "commit $unsigned lacks the line 'Signed-off-by: $AUTHOR': git commit --amend -s."
+	die "$unsigned: git commit --amend -s, or --reset-author."
 base_is_pinned ||
 	say "export: build/linux is not $BASE_PACKAGE $BASE_VERSION, so that even unchanged patches can come out different"
 
@@ -44,7 +43,23 @@ rm -rf "$new"
 mkdir -p "$new/patches" "$to/patches"
 
 kgit "${FORMAT_PATCH[@]}" -o "$new/patches" base..series
-(cd "$new/patches" && find . -name '*.patch' -printf '%P\n' | sort) >"$new/series"
+# The names of the patches, and comments where a part begins: quilt passes over these.
+list_series()
+{
+	local c n=0 letter title subject
+	local -A begins=()
+	while IFS=$'\t' read -r letter title subject; do
+		part_commits "$letter" >/dev/null
+		begins[$subject]="# Part $letter: $title"
+	done < <(parts)
+	while read -r c; do
+		n=$((n + 1))
+		subject=$(kgit log -1 --format=%s "$c")
+		if [ -n "${begins[$subject]-}" ]; then echo "${begins[$subject]}"; fi
+		(cd "$new/patches" && ls "$(printf '%04d' $n)"-*)
+	done < <(kgit rev-list --reverse base..series)
+}
+list_series >"$new/series"
 kgit diff --no-renames --diff-filter=A --name-only base series >"$new/created"
 while read -r path; do
 	case "${MIRRORED[*]} " in
@@ -80,5 +95,5 @@ if [ "$to" = "$ROOT" ]; then
 		>"$STATE/applied-$(basename "$TREE")"
 	changes=$(grep -v -e '/$' -e '^$' <<<"$changes") || true
 	sed -e '/^$/d' -e 's/^send /wrote /' -e 's/^del\. /removed /' <<<"$changes"
-	say "export: $(wc -l <"$new/series") patches, $(grep -c . <<<"$changes" || true) files changed"
+	say "export: $(grep -vc '^#' "$new/series") patches, $(grep -c . <<<"$changes" || true) files changed"
 fi

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds the programs of the series' kselftest, runs them in a VM on the debug
-# kernel, and judges their TAP and the kernel's log. In the environment:
+# Builds the programs of the series' kselftest and those of tests/, runs them in a VM
+# on the debug kernel, and judges their TAP and the kernel's log. In the environment:
 #   TESTS            tests to run: names for all fixtures and variants (holes),
 #                    or full ones as in the TAP (device.private.zero_page), or
 #                    those of a fixture (engine.) or variant (.private); a
@@ -35,14 +35,15 @@ fi
 o=.$config
 tests=$tree/tools/testing/selftests/mm
 programs=() files=()
-for program in hmm_migrate hmm_migrate_ioctl hmm_migrate_large hmm_migrate_others hmm_migrate_range \
-	hmm_migrate_driver numa_range_migration; do
-	[ -e "$tests/$program.c" ] || continue
+for source in "$tests"/{hmm_migrate,hmm_migrate_range,numa_range_migration}.c \
+	"$ROOT"/tests/hmm_migrate_{races,large,others,range_more,driver,ioctl}.c; do
+	[ -e "$source" ] || continue
+	program=$(basename "$source" .c)
 	programs+=("$program")
 	files+=(--file "$tree/$o/$program:/bin/$program")
-	static_program "$tree" "$o" "$tests/$program.c" "$tree/$o/$program" \
+	static_program "$tree" "$o" "$source" "$tree/$o/$program" \
 		>"$LOGS/kselftest-build.log" 2>&1 ||
-		die "$program.c of the kselftest does not build: see $(rel "$LOGS/kselftest-build.log")."
+		die "$program.c does not build: see $(rel "$LOGS/kselftest-build.log")."
 done
 [ ${#programs[@]} -gt 0 ] ||
 	die "the series has no kselftest yet: there is nothing to run."

@@ -154,6 +154,32 @@ patches_hash()
 	done | sha256sum | cut -c1-64
 }
 
+# The parts of the series, as patches/parts has them: letter, title, subject of the
+# first patch; without comments, and with a tab between.
+parts()
+{
+	sed -e '/^#/d' -e '/^$/d' "$PATCHES/parts"
+}
+
+# part_commits PART: prints the range of commits of a part, as PARENT..LAST.
+part_commits()
+{
+	local letter title subject c first='' last=''
+	while IFS=$'\t' read -r letter title subject; do
+		c=$(kgit log --format='%H%x09%s' base..series | awk -F '\t' -v s="$subject" '$2 == s { print $1 }')
+		[ "$(wc -w <<<"$c")" -eq 1 ] ||
+			die "patches/parts lets part $letter begin with '$subject', and that is no patch of the series: write the subject of its first patch."
+		if [ -n "$first" ]; then
+			last=$c^
+			break
+		fi
+		if [ "$letter" = "$1" ]; then first=$c; fi
+	done < <(parts)
+	[ -n "$first" ] ||
+		die "the series has no part '$1': there are $(parts | cut -f1 | paste -sd' ')."
+	echo "$first^..${last:-series}"
+}
+
 # Every choice here is for stability: nothing depends on the day, the git
 # version, the user's configuration, what else the repository holds (full
 # index), or how many patches there are (no n/m; the mbox has those). Renames

@@ -34,7 +34,7 @@ need kernel vm ${load:+load}
 "$SCRIPTS/kernel.sh" "$config"
 o=$TREE/.$config
 stress=$o/hmm_migrate_stress
-source=$TREE/tools/testing/selftests/mm/hmm_migrate_stress.c
+source=$ROOT/tests/hmm_migrate_stress.c
 [ -e "$source" ] || die "the series has no stress test yet: there is nothing to run."
 mkdir -p "$log"
 static_program "$TREE" ".$config" "$source" "$stress" >"$LOGS/torture-build.log" 2>&1 ||

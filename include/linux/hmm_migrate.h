@@ -34,14 +34,15 @@ struct vm_area_struct;
 struct vm_fault;
 
 /**
- * struct hmm_migrate_segment - pages to copy that follow each other on both sides
- * @src: the first page to copy from; NULL: fill the destination with zeros
+ * struct hmm_migrate_segment - pages to copy that are contiguous on both sides
+ * @src: the first page to copy from; NULL for a hole: clear the destination
  * @dst: the first page to copy to
  * @npages: how many pages
- * @index: their first slot in the arrays of the chunk; the others are those behind it
+ * @index: the slot of the first page in the arrays of the chunk; the slots of the other
+ *	pages follow
  *
- * May have several folios, or a part of one where the destination is smaller than
- * the source.
+ * May cover several folios, or a part of one if the destination folio is smaller than the
+ * source folio.
  */
 struct hmm_migrate_segment {
 	struct page *src;
@@ -51,18 +52,21 @@ struct hmm_migrate_segment {
 };
 
 /**
- * struct hmm_migrate_chunk - what is collected, copied and mapped at once
+ * struct hmm_migrate_chunk - a part of the range that is migrated at once
  * @migrate: the call that it belongs to
- * @vma: where it is; NULL in hmm_migrate_evict()
- * @start: its first address; in hmm_migrate_evict() the position of its first page in
- *	what is evicted, times the page size
- * @npages: how many pages it has; the slots of @src and @dst
+ * @vma: the vma; NULL in hmm_migrate_evict()
+ * @start: its first address; in hmm_migrate_evict(), the position of its first page in the
+ *	list of pages to evict, times the page size
+ * @npages: how many pages it has, and slots in @src and @dst
  * @src: as in struct migrate_vma
- * @dst: the same
- * @segments: what to copy
- * @nr_segments: how many these are
- * @private: for the ops; NULL at first, kept from one chunk to the next one that
- *	uses the same memory. See &hmm_migrate_ops.release.
+ * @dst: as in struct migrate_vma
+ * @segments: the pages to copy
+ * @nr_segments: how many segments there are
+ * @private: for the ops; NULL at first, and kept from one chunk to the next one that uses
+ *	the same memory. See &hmm_migrate_ops.release.
+ *
+ * A chunk is pending from when it is collected until its new folios are mapped: meanwhile
+ * its folios are locked and unmapped.
  */
 struct hmm_migrate_chunk {
 	struct hmm_migrate *migrate;
@@ -89,13 +93,12 @@ struct hmm_migrate_chunk {
 };
 
 /**
- * struct hmm_migrate_need - what a call may ask the allocator for
- * @start: from this address on
- * @end: up to this one; &hmm_migrate_ops.reserve may make it less
- * @npages: how many pages, at most: gaps, and vmas that cannot migrate at all, are not among
- *	them
- * @orders: a bit for each order that can be asked for: of order n, at most @npages >> n
- *	folios, and of all orders together @npages pages
+ * struct hmm_migrate_need - how much memory a call may need
+ * @start: the first address
+ * @end: the address behind the last one; &hmm_migrate_ops.reserve may lower it
+ * @npages: how many pages at most, without gaps and vmas that cannot migrate
+ * @orders: a bit for each order that &hmm_migrate_ops.alloc may be called with: at most
+ *	@npages >> n folios of order n, and @npages pages in all orders together
  */
 struct hmm_migrate_need {
 	unsigned long start;
@@ -105,59 +108,60 @@ struct hmm_migrate_need {
 };
 
 /**
- * struct hmm_migrate_ops - what a driver contributes to a migration
- * @begin: optional. Nothing of this call is in flight or locked. At the beginning, and
- *	again each time that mmap_lock has been dropped, or would have been if the caller
- *	did not hold it. For what must be waited for before pages are locked, as by
- *	hmm_migrate_track_begin(). Returns 0, or an error that ends the call. May sleep.
- * @reserve: optional; not for hmm_migrate_fault(). Nothing of this call is in flight or
- *	locked, and, but for hmm_migrate_range_locked(), mmap_lock is not held by it. See
- *	that there is memory for what @alloc may be asked for, or lower
- *	&hmm_migrate_need.end to what there is memory for, which is to be more than its
- *	start. May sleep, take the driver's locks, evict, as by hmm_migrate_evict(), and
- *	fail: the error ends the call.
- * @unreserve: optional. After each @reserve that has returned 0: what is left of it will
- *	not be asked for.
- * @wants: optional. Is this source, at @addr, to move? For what is where it should be
- *	already, and for what has arrived so lately that it should stay for a while. Not
- *	asked of the folio that a CPU fault is for. The folio is locked and not mapped.
- *	Must not sleep.
- * @alloc: the special allocator: a folio of @order for what is at @addr, locked and
- *	with one reference, as zone_device_folio_init() leaves it; or NULL, and a
- *	smaller order is asked for, but never 1. NULL for order 0 ends the range
- *	before the folio or hole that @addr is in; or see HMM_MIGRATE_SKIP_NO_MEMORY.
- *	If the op itself is NULL, ordinary memory is allocated by the vma's policy.
- *	May sleep, but must wait for nobody who may want a folio lock; so it should take
- *	out of what @reserve has found.
- * @map: optional. Make the other device's memory in the segments reachable, before
- *	@copy. Returns 0; or -EXDEV if there is no way between the two, and then CPU faults
- *	bring the private memory of peers to ordinary memory, and it goes on from there;
- *	or another error, and then the chunk stays where it is. So it does with -EXDEV in
- *	hmm_migrate_range_locked() and hmm_migrate_evict(), or if it has no private memory
- *	of peers. May sleep.
- * @unmap: optional. Of each chunk that @map has returned 0 for, when it is copied or
- *	will not be.
- * @copy: start copying the segments of the chunk, or copy them. Returns 0, or an
- *	error, and then the copying does not go on. A folio alone that cannot be copied
- *	is for hmm_migrate_fail(). May sleep.
- * @wait: optional, if @copy only starts. Wait until the chunk is copied. Returns 0 or
- *	an error, and then nothing of it is written any more, or hmm_migrate_lose() has
- *	been called. May sleep. It is called once for each @copy that has returned 0, in
- *	the same order.
- * @address: optional, for hmm_migrate_map_next(): the address of a page of private
- *	memory, as the device knows it. Pages that follow each other in pfns must do so
- *	there, too. Must not sleep.
- * @commit: optional. The chunk's folios are the process's, and still locked; the CPU's
- *	page tables are yet to learn of them, but for those that fill holes. Update the
- *	device's, see hmm_migrate_next(). May sleep.
- * @release: optional. The chunk's memory goes away, and so should @private.
+ * struct hmm_migrate_ops - the driver's part of a migration
+ * @begin: optional. No chunk is pending. Called at the beginning, and again each time
+ *	that mmap_lock was dropped, or would have been if the caller did not hold it. For
+ *	waits that must come before pages are locked, as in hmm_migrate_track_begin().
+ *	Returns 0, or an error that ends the call. May sleep.
+ * @reserve: optional; not called by hmm_migrate_fault(). No chunk is pending, and the
+ *	call does not hold mmap_lock, except hmm_migrate_range_locked(). Makes sure that
+ *	@alloc will have memory, or lowers &hmm_migrate_need.end to the address up to
+ *	which it will, which must be above &hmm_migrate_need.start. May sleep, take the
+ *	driver's locks, evict, as by hmm_migrate_evict(), and fail: the error ends the
+ *	call.
+ * @unreserve: optional. Called after each @reserve that returned 0, when the call does not
+ *	need the rest of the reserved memory any more.
+ * @wants: optional. Returns true if this source folio, at @addr, is to move. For folios
+ *	that are already where they should be, or that have arrived so recently that they
+ *	should stay for a while. Not called for the folio of a CPU fault. The folio is
+ *	locked and unmapped. Must not sleep.
+ * @alloc: the special allocator. Returns a folio of @order for the unit at @addr, locked
+ *	and with one reference, as zone_device_folio_init() leaves it. If it returns NULL,
+ *	it is called for a smaller order, but never for order 1. NULL for order 0 ends the
+ *	range before the folio or hole that @addr is in, unless HMM_MIGRATE_SKIP_NO_MEMORY
+ *	is set. Without this op, ordinary memory is allocated by the policy of the vma.
+ *	May sleep, but must not wait for a task that may want a folio lock; so it should
+ *	use the memory that @reserve has found.
+ * @map: optional. Makes the private memory of other devices in the segments reachable for
+ *	@copy. Returns 0. If it returns -EXDEV, because the device cannot reach that
+ *	memory, CPU faults bring the private memory of peers to ordinary memory, and the
+ *	call goes on from there. With another error, the chunk stays where it is; with
+ *	-EXDEV as well in hmm_migrate_range_locked() and hmm_migrate_evict(), or if the
+ *	chunk has no private memory of peers. May sleep.
+ * @unmap: optional. Called for each chunk for which @map returned 0, after it was copied or
+ *	when it will not be.
+ * @copy: starts to copy the segments of the chunk, or copies them. Returns 0, or an
+ *	error, and then the copying must have ended. For a single folio that cannot be
+ *	copied, call hmm_migrate_fail() instead. May sleep.
+ * @wait: optional, if @copy only starts. Waits until the chunk is copied. Returns 0 or an
+ *	error, and then nothing writes to the destinations any more, or hmm_migrate_lose()
+ *	has been called. May sleep. Called once for each @copy that returned 0, in the
+ *	same order.
+ * @address: optional, for hmm_migrate_map_next(): returns the address of a page of private
+ *	memory, as the device knows it. Pages with consecutive pfns must have consecutive
+ *	addresses. Must not sleep.
+ * @commit: optional. The chunk's new folios belong to the process, and are still locked.
+ *	They are not yet in the CPU's page tables, except those that fill holes. Updates
+ *	the page tables of the device, see hmm_migrate_next(). May sleep.
+ * @release: optional. The memory of the chunk is freed; frees &hmm_migrate_chunk.private.
  *
- * But for @begin, @reserve, @unreserve and @release, mmap_lock is held by the caller's task
- * (not in hmm_migrate_evict()), and so are the locks of the folios of all chunks in flight;
- * with hmm_migrate_range_locked() and hmm_migrate_fault() it is held for all of them. So no
- * op may take mmap_lock, wait for a folio lock, or fault on user memory; nor wait for
- * anybody who does. The driver's mmu notifier is called while folios are locked and others
- * are copied, so the same holds for it, and it must not wait for a copy.
+ * All ops but @begin, @reserve, @unreserve and @release are called with mmap_lock held by
+ * the calling task (not in hmm_migrate_evict()) and with the folios of all pending chunks
+ * locked. In hmm_migrate_range_locked() and hmm_migrate_fault(), mmap_lock is held in all
+ * ops. So no op may take mmap_lock, wait for a folio lock, fault on user memory, or wait
+ * for a task that does one of these. The same holds for the driver's mmu notifier,
+ * because it is called while folios are locked and other chunks are being copied; and it
+ * must not wait for a copy.
  */
 struct hmm_migrate_ops {
 	int (*begin)(struct hmm_migrate *migrate);
@@ -177,14 +181,14 @@ struct hmm_migrate_ops {
 };
 
 /**
- * enum hmm_migrate_step - what the time of a migration goes to
- * @HMM_MIGRATE_STEP_UNMAP: collect and unmap
- * @HMM_MIGRATE_STEP_ALLOC: the allocator
- * @HMM_MIGRATE_STEP_COPY: copying, or starting to
- * @HMM_MIGRATE_STEP_WAIT: waiting for the copy engine
+ * enum hmm_migrate_step - the steps of a migration whose time is measured
+ * @HMM_MIGRATE_STEP_UNMAP: the collect and unmap stages
+ * @HMM_MIGRATE_STEP_ALLOC: &hmm_migrate_ops.alloc
+ * @HMM_MIGRATE_STEP_COPY: &hmm_migrate_ops.map and &hmm_migrate_ops.copy
+ * @HMM_MIGRATE_STEP_WAIT: &hmm_migrate_ops.wait and &hmm_migrate_ops.unmap
  * @HMM_MIGRATE_STEP_PAGES: the pages stage
- * @HMM_MIGRATE_STEP_COMMIT: the device's page tables
- * @HMM_MIGRATE_STEP_FINALIZE: finalize
+ * @HMM_MIGRATE_STEP_COMMIT: &hmm_migrate_ops.commit
+ * @HMM_MIGRATE_STEP_FINALIZE: the finalize stage
  * @HMM_MIGRATE_NR_STEPS: how many steps there are
  */
 enum hmm_migrate_step {
@@ -198,19 +202,19 @@ enum hmm_migrate_step {
 	HMM_MIGRATE_NR_STEPS
 };
 
-/* Fill what is empty, and zero pages, with memory of the destination. */
+/* Populate holes and zero pages with memory of the destination. */
 #define HMM_MIGRATE_FILL_HOLES		BIT(0)
-/* A gap between vmas, or a vma that cannot migrate at all, is an error. */
+/* A gap between vmas, or a vma that cannot migrate, is an error. */
 #define HMM_MIGRATE_STRICT		BIT(1)
-/* Go on behind what there is no memory for. */
+/* Skip units for which no memory could be allocated, instead of ending the call. */
 #define HMM_MIGRATE_SKIP_NO_MEMORY	BIT(2)
-/* An error of a copy is an error of the call. */
+/* An error of a copy op ends the call. */
 #define HMM_MIGRATE_STOP_ON_COPY_ERROR	BIT(3)
-/* Look once more at what others have locked, and do not wait for it. */
+/* Retry locked folios once, without waiting for them. */
 #define HMM_MIGRATE_NO_WAIT		BIT(4)
-/* The destination is ordinary memory, whatever allocator hands it out. */
+/* The alloc op allocates ordinary memory. */
 #define HMM_MIGRATE_TO_SYSTEM		BIT(5)
-/* An eviction goes on though its task is killed: the device goes away. */
+/* Only for eviction: continue though the task is killed, because the device is removed. */
 #define HMM_MIGRATE_UNKILLABLE		BIT(6)
 
 #define HMM_MIGRATE_FLAGS \
@@ -219,45 +223,44 @@ enum hmm_migrate_step {
 	 HMM_MIGRATE_NO_WAIT | HMM_MIGRATE_TO_SYSTEM | HMM_MIGRATE_UNKILLABLE)
 
 /**
- * struct hmm_migrate - migrate a range of a process
- * @mm: its address space; the caller has a reference to its users, as by mmget()
+ * struct hmm_migrate - a request to migrate a range of a process
+ * @mm: its address space; the caller holds a reference to its users, as by mmget()
  * @start: first address, page aligned
- * @end: behind the last address, page aligned
+ * @end: the address behind the last one, page aligned
  * @ops: the driver's part
- * @private: the driver's
+ * @private: for the driver
  * @pgmap_owner: as in struct migrate_vma
  * @peers: other owners whose private and coherent memory is to move as well
- * @nr_peers: how many these are
- * @select: MIGRATE_VMA_SELECT_*: which memory is to move, and whether large folios
- *	are to move whole
+ * @nr_peers: how many peers there are
+ * @select: MIGRATE_VMA_SELECT_*: which memory is to move, and whether large folios move
+ *	whole
  * @flags: HMM_MIGRATE_*
- * @hole_order: the order of the folios that fill holes, where there is room for
- *	one and a page fault might use that order; 0 means small pages, and huge ones
- *	where a page fault would put them. Needs MIGRATE_VMA_SELECT_LARGE.
- * @chunk_size: bytes that are collected, copied and mapped at once, a multiple of the
- *	page size, or 0 for HMM_MIGRATE_CHUNK_SIZE. More than HMM_MIGRATE_MAX_CHUNK_SIZE
- *	is as much as that. A chunk ends at an address that is a multiple of this, and
- *	where a vma ends; where that would be in the middle of a folio that is to move
- *	whole, it ends behind the folio.
- * @depth: how many chunks are in flight, if copying takes its time; 0 for two, and
- *	HMM_MIGRATE_MAX_DEPTH at most
- * @deadline: no chunk is begun, and nothing waited for, after this; 0 if there is none
- * @cancel: somebody wants it to stop, between two chunks, or while it waits for what
- *	is locked; to be written by WRITE_ONCE()
- * @unmapping: (out) this task is unmapping pages for this call at the moment, so that
- *	invalidations by it are the migration's own
- * @done: (out) where it ended: everything before it is in one of the counts that
- *	follow, as a number of pages
- * @moved: (out) moved
- * @filled: (out) were empty, and now are filled
- * @holes: (out) are empty, and were left alone
- * @unwanted: (out) are not wanted, see &hmm_migrate_ops.wants
- * @no_memory: (out) stay, as there is no memory for them
- * @copy_failed: (out) stay, as they could not be copied
- * @lost: (out) of these, pages of the destination that an engine may write to still,
- *	and that are never given back
- * @skipped: (out) are not mapped, or in a vma that cannot migrate at all
- * @left: (out) stay for other reasons, by enum migrate_left
+ * @hole_order: the order of the folios that populate holes, where one fits and a page fault
+ *	might use that order; 0 for small pages, and huge ones where a page fault would use
+ *	them. Needs MIGRATE_VMA_SELECT_LARGE.
+ * @chunk_size: the size of a chunk in bytes, a multiple of the page size; 0 for
+ *	HMM_MIGRATE_CHUNK_SIZE. Limited to HMM_MIGRATE_MAX_CHUNK_SIZE. Chunks end at
+ *	addresses that are multiples of this, and at the ends of vmas. A chunk that would
+ *	end in the middle of a folio that is to move whole ends behind the folio.
+ * @depth: how many chunks are pending at once if @ops have a wait op; 0 for two, and at
+ *	most HMM_MIGRATE_MAX_DEPTH
+ * @deadline: after this time, the call neither begins a chunk nor waits; 0 for no deadline
+ * @cancel: set by WRITE_ONCE() to end the call before the next chunk, or while it waits for
+ *	locked folios
+ * @unmapping: (out) the calling task unmaps pages for this call at the moment, so that its
+ *	invalidations are the migration's own
+ * @done: (out) where the call ended. Each page before that is in one of the following
+ *	counts
+ * @moved: (out) pages that have moved
+ * @filled: (out) pages that were holes, and are populated now
+ * @holes: (out) pages that are holes, and were left alone
+ * @unwanted: (out) pages that &hmm_migrate_ops.wants did not want
+ * @no_memory: (out) pages that stay because no memory could be allocated
+ * @copy_failed: (out) pages that stay because they could not be copied
+ * @lost: (out) pages of the destination for these that an engine may still write to, and
+ *	that are never freed
+ * @skipped: (out) pages in gaps, or in vmas that cannot migrate
+ * @left: (out) pages that stay for other reasons, by enum migrate_left
  * @time: (out) nanoseconds, by enum hmm_migrate_step
  */
 struct hmm_migrate {
@@ -292,21 +295,21 @@ struct hmm_migrate {
 };
 
 /*
- * Small enough that the head and tail that do not overlap are negligible. Folios that
- * are larger widen a chunk.
+ * Small enough that setting up the first chunk and settling the last one, which overlap
+ * with no copy, are negligible. A chunk is widened for a folio that is larger.
  */
 #define HMM_MIGRATE_CHUNK_SIZE		SZ_2M
 
 /*
- * All chunks in flight are off the LRU, where neither reclaim nor compaction reaches
- * them. The benchmark measures chunks up to this size.
+ * The folios of pending chunks are off the LRU, where neither reclaim nor compaction can
+ * reach them. The benchmark measures chunks up to this size.
  */
 #define HMM_MIGRATE_MAX_CHUNK_SIZE	max_t(unsigned long, SZ_64M, PMD_SIZE)
 
-/* So many chunks in flight, at most. */
+/* How many chunks are pending at most. */
 #define HMM_MIGRATE_MAX_DEPTH		8
 
-/* How many milliseconds a call waits at most for what others have locked. */
+/* How many milliseconds a call waits at most for folios that are locked. */
 #define HMM_MIGRATE_MAX_WAIT		1000
 
 int hmm_migrate_range(struct hmm_migrate *migrate);
@@ -320,12 +323,11 @@ vm_fault_t hmm_migrate_fault(struct vm_fault *vmf, struct hmm_migrate *migrate,
 			     unsigned long window);
 
 /**
- * struct hmm_migrate_work - a migration that somebody else does
- * @migrate: what is to migrate; hmm_migrate_queue() takes a reference to the users of its
- *	mm
- * @complete: optional, called when it is over, by whoever has done it
- * @ret: what hmm_migrate_range() has returned, when it is over
- * @done: completed when it is over
+ * struct hmm_migrate_work - a migration that a workqueue does
+ * @migrate: the request; hmm_migrate_queue() takes a reference to the users of its mm
+ * @complete: optional; called by the worker when the migration is over
+ * @ret: the result of hmm_migrate_range(), when the migration is over
+ * @done: completed when the migration is over
  */
 struct hmm_migrate_work {
 	struct hmm_migrate migrate;
@@ -340,7 +342,7 @@ int hmm_migrate_queue(struct workqueue_struct *wq, struct hmm_migrate_work *work
 int hmm_migrate_wait(struct hmm_migrate_work *work);
 void hmm_migrate_cancel(struct hmm_migrate_work *work);
 
-/* For the ops */
+/* To be called by the ops */
 
 struct folio *hmm_migrate_next(const struct hmm_migrate_chunk *chunk,
 			       unsigned long *index);
@@ -354,19 +356,19 @@ struct folio *hmm_migrate_alloc_system(const struct hmm_migrate_chunk *chunk,
 struct folio *hmm_migrate_alloc_node(const struct hmm_migrate_chunk *chunk,
 				     unsigned long addr, unsigned int order, int nid);
 
-/* What others have changed meanwhile */
+/* Track invalidations */
 
 /**
- * struct hmm_migrate_tracker - the migrations that a driver's notifier tells
+ * struct hmm_migrate_tracker - the migrations that a driver's notifier has to inform
  */
 struct hmm_migrate_tracker {
 	/* private: */
-	spinlock_t lock;		/* protects the list and what was invalidated */
+	spinlock_t lock;		/* protects the list and the ranges in the tracks */
 	struct list_head tracks;
 };
 
 /**
- * struct hmm_migrate_track - what was invalidated while a range migrates
+ * struct hmm_migrate_track - the range that was invalidated during a migration
  */
 struct hmm_migrate_track {
 	/* private: */
@@ -390,10 +392,10 @@ void hmm_migrate_track_begin(struct hmm_migrate_track *track,
 bool hmm_migrate_track_is_valid(struct hmm_migrate_track *track, unsigned long start,
 				unsigned long end);
 
-/* Addresses for a device */
+/* Map a chunk for a device */
 
 /**
- * struct hmm_migrate_side - where the bytes of a chunk come from, or where they go
+ * struct hmm_migrate_side - the mapping of the sources of a part, or of its destinations
  */
 struct hmm_migrate_side {
 	/* private: */
@@ -404,7 +406,7 @@ struct hmm_migrate_side {
 };
 
 /**
- * struct hmm_migrate_place - a place in the segments of a chunk
+ * struct hmm_migrate_place - a position in the segments of a chunk
  */
 struct hmm_migrate_place {
 	/* private: */
@@ -413,13 +415,13 @@ struct hmm_migrate_place {
 };
 
 /**
- * struct hmm_migrate_cursor - where the next piece of a part begins
+ * struct hmm_migrate_cursor - the position of the next piece of a part
  */
 struct hmm_migrate_cursor {
 	/* private: */
 	const struct hmm_migrate_segment *segment;
-	size_t offset;			/* of its bytes */
-	size_t left;			/* 0 before the segment is entered */
+	size_t offset;			/* in the segment, in bytes */
+	size_t left;			/* bytes; 0 before the segment is entered */
 	bool src_mapped;
 	bool dst_mapped;
 	struct scatterlist *src;
@@ -429,12 +431,13 @@ struct hmm_migrate_cursor {
 };
 
 /**
- * struct hmm_migrate_piece - bytes that follow each other on both sides, for a device
- * @src: from where; DMA_MAPPING_ERROR: write zeros, see &hmm_migrate_map.fills
- * @dst: to where
- * @length: how many
- * @index: the slot of the chunk where the first of them is
- * @last: there is no other piece of this part
+ * struct hmm_migrate_piece - bytes that are contiguous for the device on both sides
+ * @src: the address to copy from; DMA_MAPPING_ERROR: write zeros, see
+ *	&hmm_migrate_map.fills
+ * @dst: the address to copy to
+ * @length: how many bytes
+ * @index: the slot of the first byte in the chunk
+ * @last: this is the last piece of the part
  */
 struct hmm_migrate_piece {
 	dma_addr_t src;
@@ -445,11 +448,11 @@ struct hmm_migrate_piece {
 };
 
 /**
- * struct hmm_migrate_map - the addresses of a chunk for a device
+ * struct hmm_migrate_map - the mapping of a chunk for a device
  * @chunk: the chunk
  * @dev: the device
- * @fills: the driver's, before hmm_migrate_map_begin(): the engine can write zeros by
- *	itself
+ * @fills: set by the driver before hmm_migrate_map_begin() if its engine can write zeros
+ *	without a source
  */
 struct hmm_migrate_map {
 	struct hmm_migrate_chunk *chunk;
@@ -461,8 +464,8 @@ struct hmm_migrate_map {
 	dma_addr_t zero;
 	struct hmm_migrate_place first;
 	struct hmm_migrate_place end;
-	const struct hmm_migrate_segment *end_segment;	/* where @end is */
-	const struct hmm_migrate_segment *segments_end;	/* the one behind the part's last one */
+	const struct hmm_migrate_segment *end_segment;	/* the one with @end */
+	const struct hmm_migrate_segment *segments_end;	/* behind the part's last one */
 	struct hmm_migrate_cursor cursor;
 };
 
@@ -478,11 +481,11 @@ void hmm_migrate_map_free(struct hmm_migrate_map *map);
 /**
  * hmm_migrate_map_next() - the next piece of a part
  * @map: after hmm_migrate_map_part()
- * @piece: where it is
- * @max: at most so many bytes, and at least one
+ * @piece: returns the piece
+ * @max: how many bytes it may have at most; at least one
  *
  * Context: sleeps.
- * Return: false if there is none. See hmm_migrate_map_pieces().
+ * Return: false at the end of the part. See hmm_migrate_map_pieces().
  */
 static inline bool hmm_migrate_map_next(struct hmm_migrate_map *map,
 					struct hmm_migrate_piece *piece, size_t max)
@@ -490,7 +493,7 @@ static inline bool hmm_migrate_map_next(struct hmm_migrate_map *map,
 	return hmm_migrate_map_pieces(map, piece, 1, max);
 }
 
-/* A channel of the dmaengine framework */
+/* Copy by a channel of the dmaengine framework */
 
 struct hmm_migrate_dma;
 

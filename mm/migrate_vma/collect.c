@@ -2,17 +2,16 @@
 /*
  * Range migration, the first stage: from page tables to src[].
  *
- * Why migration entries are put in here already and not after the locks of the
- * whole range are held: the entry is under our eyes and its page table locked.
- * A folio that only this range maps then needs no walk of the rmap at all,
- * neither to unmap it nor to map its successor.
+ * Collect installs migration entries while it walks the page tables, and not after it has
+ * locked the folios of the whole range: the PTE is at hand and the PTL is held, so a folio
+ * that is mapped only here needs no rmap walk, neither to unmap the old folio nor to map
+ * the new one.
  *
- * Why the TLB is flushed before the page-table lock is dropped, once: who finds
- * a migration entry takes it for unmapped. MADV_DONTNEED and userfaultfd's
- * write-protect see nothing to flush in a non-present entry, and would return
- * while another CPU still writes through a stale one. Inside the lock nobody
- * sees the entries before the flush. GUP-fast needs no flush: see
- * __folio_try_share_anon_rmap().
+ * It flushes the TLB once, before it drops the PTL, because code that finds a migration
+ * entry assumes that the page is unmapped and does not flush. MADV_DONTNEED and
+ * userfaultfd's write-protection would return while another CPU still writes through a
+ * stale TLB entry. Under the PTL, they cannot see the migration entries before the flush.
+ * GUP-fast does not rely on the flush: see __folio_try_share_anon_rmap().
  */
 #include <linux/ksm.h>
 #include <linux/memremap.h>
@@ -25,75 +24,14 @@
 #include <linux/swapops.h>
 #include <asm/tlbflush.h>
 #include "../internal.h"
-#include "internal.h"
+#include "collect.h"
 
 /*
- * The most entries to look at under one page-table lock, so that others get it: with
- * 64 KiB pages a page table has 8,192. A folio is not cut in two for it, so the longest
- * hold is this many entries and one folio.
+ * The maximum number of PTEs to look at before the PTL is dropped, for fairness: with 64
+ * KiB pages, a page table has 8,192. Folios are not split for this, so the PTL is held for
+ * at most this number of PTEs and one folio.
  */
 #define MIGRATE_COLLECT_BATCH	512
-
-/**
- * struct migrate_collect - one pass over the page tables
- * @migrate: the caller's range
- * @fault_page: see there
- * @tally: what is counted
- * @nodes: folios of which nodes are to move, or NULL: all
- * @no_split: what is not in the range whole stays
- * @again: only addresses that an earlier pass remembered
- * @system_stays: what is the system's memory stays where it is, by what the vma is
- * @files_stay: so does what a file has
- * @holes: holes may be filled, see migrate_hole_orders()
- * @no_holes: nobody wants to fill them, so they are not left
- * @huge_holes: a hole as large as a PMD maps may be filled whole
- * @nr_again: pages that this pass remembered
- * @split: a page of a large folio, locked and with a reference (or the fault's
- *	page, and the fault has these), that the walk stops at to have it split
- * @whole: the last folio that could not be split; only to be compared with
- * @rmap: what is to be accounted for before the page-table lock is dropped
- * @rmap_file: the same of files
- */
-struct migrate_collect {
-	struct migrate_vma *migrate;
-	struct page *fault_page;
-	struct migrate_tally *tally;
-	const struct migrate_nodes *nodes;
-	bool no_split;
-	bool again;
-	bool system_stays;
-	bool files_stay;
-	bool holes;
-	bool no_holes;
-	bool huge_holes;
-	unsigned long nr_again;
-	struct page *split;
-	struct folio *whole;
-	struct rmap_batch rmap;
-	struct rmap_batch rmap_file;
-};
-
-/**
- * struct migrate_run - entries that are alike but for the page
- * @pte: the first of them
- * @folio: what they map
- * @page: the page that the first one maps
- * @write: they are writable
- * @exclusive: the pages are exclusive to this address space
- */
-struct migrate_run {
-	pte_t pte;
-	struct folio *folio;
-	struct page *page;
-	bool write;
-	bool exclusive;
-};
-
-/* The part of a page table in which present entries were replaced. */
-struct collect_flush {
-	unsigned long start;
-	unsigned long end;
-};
 
 static unsigned long *collect_slot(struct migrate_collect *collect,
 				   unsigned long addr)
@@ -102,34 +40,24 @@ static unsigned long *collect_slot(struct migrate_collect *collect,
 	       ((addr - collect->migrate->start) >> PAGE_SHIFT);
 }
 
-/* Has this slot been dealt with by an earlier pass? */
-static bool collect_done(struct migrate_collect *collect, unsigned long *slot)
+/* Did the previous pass settle this slot? */
+static bool collect_is_done(struct migrate_collect *collect, unsigned long *slot)
 {
-	return collect->again && *slot != MIGRATE_SRC_AGAIN;
+	return collect->retry && *slot != MIGRATE_SRC_RETRY;
 }
 
-static void collect_left(struct migrate_collect *collect, unsigned long *slot,
-			 enum migrate_left reason)
+static void collect_leave_range(struct migrate_collect *collect,
+				unsigned long start, unsigned long end,
+				enum migrate_left reason)
 {
-	*slot = 0;
-	migrate_left(collect->tally, reason, 1);
-}
+	unsigned long addr;
 
-static void collect_remember(struct migrate_collect *collect,
-			     unsigned long *slot)
-{
-	*slot = MIGRATE_SRC_AGAIN;
-	collect->nr_again++;
-}
+	for (addr = start; addr < end; addr += PAGE_SIZE) {
+		unsigned long *slot = collect_slot(collect, addr);
 
-static void collect_left_or_remember(struct migrate_collect *collect,
-				     unsigned long *slot,
-				     enum migrate_left reason)
-{
-	if (reason == MIGRATE_LEFT_LOCKED)
-		collect_remember(collect, slot);
-	else
-		collect_left(collect, slot, reason);
+		if (!collect_is_done(collect, slot))
+			collect_leave(collect, slot, reason);
+	}
 }
 
 static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
@@ -138,38 +66,18 @@ static void collect_hole(struct migrate_collect *collect, unsigned long *slot)
 
 	if (collect->no_holes) {
 		*slot = 0;
-		collect->tally->empty++;
-		return;
+		collect->stats->empty++;
+	} else if (collect->holes) {
+		*slot = MIGRATE_PFN_MIGRATE;
+		migrate_stats_pass_hole(collect->stats, 0);
+	} else if (!vma_is_anonymous(vma) || (vma->vm_flags & VM_DROPPABLE)) {
+		collect_leave(collect, slot, MIGRATE_LEFT_KIND);
+	} else {
+		collect_leave(collect, slot, MIGRATE_LEFT_HOLE);
 	}
-	if (!collect->holes) {
-		collect_left(collect, slot, !vma_is_anonymous(vma) ||
-			     (vma->vm_flags & VM_DROPPABLE) ?
-			     MIGRATE_LEFT_KIND : MIGRATE_LEFT_HOLE);
-		return;
-	}
-	*slot = MIGRATE_PFN_MIGRATE;
-	migrate_passed_hole(collect->tally, 0);
 }
 
-/* A large unit; in another pass its slots are remembered ones. */
-static void collect_large_slot(struct migrate_collect *collect,
-			       unsigned long *slot, unsigned long entry,
-			       unsigned int order)
-{
-	if (collect->again)
-		memset(slot, 0, sizeof(*slot) << order);
-	*slot = entry | MIGRATE_PFN_COMPOUND;
-}
-
-static void collect_huge_hole(struct migrate_collect *collect,
-			      unsigned long *slot)
-{
-	collect_large_slot(collect, slot, MIGRATE_PFN_MIGRATE,
-			   MIGRATE_HUGE_ORDER);
-	migrate_passed_hole(collect->tally, MIGRATE_HUGE_ORDER);
-}
-
-/* Does [start, end) begin with all that a PMD maps? */
+/* Is [start, end) at least one whole PMD, aligned? */
 static bool collect_is_huge(unsigned long start, unsigned long end)
 {
 	return IS_ALIGNED(start, PMD_SIZE) && end - start >= PMD_SIZE;
@@ -185,24 +93,16 @@ static int collect_holes(unsigned long start, unsigned long end,
 		unsigned long *slot = collect_slot(collect, addr);
 
 		if (collect->huge_holes && collect_is_huge(addr, end)) {
-			collect_huge_hole(collect, slot);
+			collect_fill_slot(collect, slot, 0, MIGRATE_HUGE_ORDER);
+			collect->stats->holes += BIT(MIGRATE_HUGE_ORDER);
 			addr += PMD_SIZE;
 			continue;
 		}
-		if (!collect_done(collect, slot))
+		if (!collect_is_done(collect, slot))
 			collect_hole(collect, slot);
 		addr += PAGE_SIZE;
 	}
 	return 0;
-}
-
-/* Does the caller take folios of @order whole? */
-static bool collect_takes(struct migrate_vma *migrate, unsigned int order)
-{
-	if (migrate->flags & MIGRATE_VMA_SELECT_LARGE)
-		return true;
-	return (migrate->flags & MIGRATE_VMA_SELECT_COMPOUND) &&
-	       order == MIGRATE_HUGE_ORDER;
 }
 
 static bool collect_takes_huge(struct migrate_vma *migrate)
@@ -211,242 +111,7 @@ static bool collect_takes_huge(struct migrate_vma *migrate)
 	       collect_takes(migrate, MIGRATE_HUGE_ORDER);
 }
 
-/* The whole of [start, end) is locked by somebody. */
-static void collect_remember_range(struct migrate_collect *collect,
-				   unsigned long start, unsigned long end)
-{
-	unsigned long addr;
-
-	for (addr = start; addr < end; addr += PAGE_SIZE) {
-		unsigned long *slot = collect_slot(collect, addr);
-
-		if (!collect_done(collect, slot))
-			collect_remember(collect, slot);
-	}
-}
-
-/* The whole of [start, end) cannot move. */
-static void collect_left_range(struct migrate_collect *collect,
-			       unsigned long start, unsigned long end,
-			       enum migrate_left reason)
-{
-	unsigned long addr;
-
-	for (addr = start; addr < end; addr += PAGE_SIZE) {
-		unsigned long *slot = collect_slot(collect, addr);
-
-		if (!collect_done(collect, slot))
-			collect_left(collect, slot, reason);
-	}
-}
-
-/* The pfn of what @pte maps that can be a unit's; 0 if it maps no such thing. */
-static unsigned long collect_pte_pfn(pte_t pte)
-{
-	swp_entry_t entry;
-
-	if (pte_present(pte))
-		return pte_pfn(pte);
-	if (pte_none(pte))
-		return 0;
-	entry = pte_to_swp_entry(pte);
-	return is_device_private_entry(entry) ? swp_offset_pfn(entry) : 0;
-}
-
-/*
- * How many entries from the run's first one on map the pages of its folio one
- * after the other, whatever else they say. Under the page-table lock: as long as
- * an entry maps it, a folio is not split.
- */
-static unsigned int collect_mapped(const struct migrate_run *run, pte_t *ptep,
-				   unsigned int max_nr)
-{
-	unsigned long pfn = page_to_pfn(run->page);
-	unsigned int nr;
-
-	max_nr = min_t(unsigned long, max_nr, folio_nr_pages(run->folio) -
-		       folio_page_idx(run->folio, run->page));
-	for (nr = 1; nr < max_nr; nr++)
-		if (collect_pte_pfn(ptep_get(ptep + nr)) != pfn + nr)
-			break;
-	return nr;
-}
-
-/*
- * PageAnonExclusive() looks up the folio of each page to ask whether it is hugetlb's. Only for
- * anonymous memory: of a file's page, the bit says something else.
- */
-static __always_inline bool migrate_page_exclusive(const struct page *page)
-{
-	VM_WARN_ON_ONCE_PAGE(PageHuge(page), page);
-	return __PageAnonExclusive(page);
-}
-
-/* How many of the first @nr pages are exclusive, or are not, as the first one is. */
-static unsigned int migrate_run_exclusive(const struct migrate_run *run,
-					  unsigned int nr)
-{
-	unsigned int i;
-
-	if (unlikely(!folio_test_anon(run->folio)))
-		return nr;
-	for (i = 1; i < nr; i++)
-		if (migrate_page_exclusive(run->page + i) != run->exclusive)
-			break;
-	return i;
-}
-
-/**
- * migrate_run_length() - how many entries are alike
- * @run: the run, whose folio is locked
- * @ptep: where its first entry is
- * @max_nr: how many entries to look at, at most; all in this page table
- *
- * folio_pte_batch() ignores the write and the young bit, and knows nothing of
- * AnonExclusive. A migration entry that took over the write bit of its neighbour
- * would break copy on write; so here everything must be the same but the pfn.
- *
- * Context: under the page-table lock.
- * Return: the number of entries, at least 1.
- */
-static unsigned int migrate_run_length(struct migrate_run *run, pte_t *ptep,
-				       unsigned int max_nr)
-{
-	pte_t expected = run->pte;
-	unsigned int nr;
-
-	max_nr = min_t(unsigned long, max_nr, folio_nr_pages(run->folio) -
-		       folio_page_idx(run->folio, run->page));
-	if (!pte_present(expected)) {
-		nr = migrate_swp_run_length(ptep, expected, max_nr);
-		return migrate_run_exclusive(run, nr);
-	}
-	for (nr = 1; nr < max_nr; nr++) {
-		expected = pte_advance_pfn(expected, 1);
-		if (!pte_same(ptep_get(ptep + nr), expected))
-			break;
-	}
-	return migrate_run_exclusive(run, nr);
-}
-
-/* The migration entry that brings back all that the run's first entry says. */
-static __always_inline pte_t migrate_run_swp_pte(struct migrate_run *run)
-{
-	unsigned long pfn = page_to_pfn(run->page);
-	bool soft_dirty, uffd_wp;
-	swp_entry_t entry;
-	pte_t pte;
-
-	if (run->write)
-		entry = make_writable_migration_entry(pfn);
-	else if (run->exclusive)
-		entry = make_readable_exclusive_migration_entry(pfn);
-	else
-		entry = make_readable_migration_entry(pfn);
-
-	if (pte_present(run->pte)) {
-		if (pte_young(run->pte))
-			entry = make_migration_entry_young(entry);
-		if (pte_dirty(run->pte))
-			entry = make_migration_entry_dirty(entry);
-		soft_dirty = pte_soft_dirty(run->pte);
-		uffd_wp = pte_uffd_wp(run->pte);
-	} else {
-		soft_dirty = pte_swp_soft_dirty(run->pte);
-		uffd_wp = pte_swp_uffd_wp(run->pte);
-	}
-
-	pte = swp_entry_to_pte(entry);
-	if (soft_dirty)
-		pte = pte_swp_mksoft_dirty(pte);
-	if (uffd_wp)
-		pte = pte_swp_mkuffd_wp(pte);
-	return pte;
-}
-
-/*
- * Clear the @nr entries of the run, and note what they were at the last moment.
- * Dirty and young of any are then those of all.
- */
-static __always_inline void
-migrate_run_clear(struct migrate_run *run, struct vm_area_struct *vma,
-		  unsigned long addr, pte_t *ptep, unsigned int nr)
-{
-	bool soft_dirty = pte_soft_dirty(run->pte);
-	unsigned int i;
-
-	/* Nobody else changes these: they can just be overwritten. */
-	if (!pte_present(run->pte))
-		return;
-	for (i = 0; i < nr; i++)
-		flush_cache_page(vma, addr + i * PAGE_SIZE,
-				 page_to_pfn(run->page + i));
-	run->pte = get_and_clear_full_ptes(vma->vm_mm, addr, ptep, nr, 0);
-	/* It gathers the dirty bits, and pte_mkdirty() brings this one along. */
-	if (nr > 1 && !soft_dirty)
-		run->pte = pte_clear_soft_dirty(run->pte);
-}
-
-/*
- * One by one: set_ptes() may make a contiguous mapping of them (arm64), and the TLB
- * still has what they were.
- */
-static noinline void migrate_run_put_back(struct migrate_run *run,
-					  struct vm_area_struct *vma,
-					  unsigned long addr, pte_t *ptep,
-					  unsigned int nr)
-{
-	unsigned int i;
-
-	for (i = 0; i < nr; i++)
-		set_pte_at(vma->vm_mm, addr + i * PAGE_SIZE, ptep + i,
-			   pte_advance_pfn(run->pte, i));
-}
-
-/**
- * migrate_run_unmap() - replace entries that are alike by migration entries
- * @run: what they are; the folio is locked
- * @vma: where they are
- * @addr: the address of the first one
- * @ptep: where the first one is
- * @nr: how many they are, see migrate_run_length()
- *
- * The references that the mappings had become the caller's. Before it drops the
- * page-table lock, the caller removes them from the rmap and flushes the TLB.
- *
- * Context: under the page-table lock.
- * Return: false if a page may be pinned; then they stay as they were.
- */
-static __always_inline bool
-migrate_run_unmap(struct migrate_run *run, struct vm_area_struct *vma,
-		  unsigned long addr, pte_t *ptep, unsigned int nr)
-{
-	migrate_run_clear(run, vma, addr, ptep, nr);
-	/* Pages that are no longer exclusive cannot be pinned any more. */
-	if (run->exclusive &&
-	    folio_try_share_anon_rmap_ptes(run->folio, run->page, nr)) {
-		migrate_run_put_back(run, vma, addr, ptep, nr);
-		return false;
-	}
-
-	/* Nobody can make it dirty through these entries any more. */
-	if (pte_present(run->pte) && pte_dirty(run->pte))
-		folio_mark_dirty(run->folio);
-
-	migrate_set_swp_ptes(vma->vm_mm, addr, ptep, migrate_run_swp_pte(run),
-			     nr);
-	return true;
-}
-
-static bool collect_is_hole(struct migrate_vma *migrate, pte_t pte)
-{
-	if (pte_none(pte))
-		return true;
-	return pte_present(pte) && is_zero_pfn(pte_pfn(pte)) &&
-	       (migrate->flags & MIGRATE_VMA_SELECT_SYSTEM);
-}
-
-/* Whose memory hmm_migrate_range() is to move as well. */
+/* Does hmm_migrate_range() migrate from the device memory of this owner, too? */
 static noinline bool collect_is_peer(const struct migrate_vma *migrate,
 				     const void *owner)
 {
@@ -466,56 +131,7 @@ static bool collect_wants_pgmap(struct migrate_vma *migrate, struct page *page,
 		unlikely(collect_is_peer(migrate, page_pgmap(page)->owner)));
 }
 
-/*
- * Is @folio on a node that it is to leave, and not shared? As mbind(2) asks: before it is
- * unmapped here, since a folio that is not mapped here does not look shared.
- */
-static bool collect_leaves_node(const struct migrate_nodes *nodes, struct folio *folio)
-{
-	if (node_isset(folio_nid(folio), *nodes->mask) == nodes->invert)
-		return false;
-	return nodes->shared || !folio_likely_mapped_shared(folio);
-}
-
-/*
- * Why a mapped folio can never migrate, or NR_MIGRATE_LEFT. The page-table lock keeps
- * it mapped, and while it is, neither anonymous memory nor a file's becomes the other:
- * so this is known without the folio lock.
- *
- * KSM knows its mappings by the addresses where it merged them. mremap() unmerges what
- * it moves, but not what it takes for a swap entry: after it, the rmap would miss the
- * device entry. ksmd turns a folio into one of its own under the folio lock, so
- * collect_lock_folio() asks again.
- */
-static __always_inline enum migrate_left
-collect_check_folio(struct migrate_collect *collect, struct folio *folio)
-{
-	if (!folio_test_anon(folio) && collect->files_stay)
-		return MIGRATE_LEFT_KIND;
-	if (folio_test_ksm(folio))
-		return MIGRATE_LEFT_KIND;
-	if (unlikely(collect->system_stays) && !folio_is_zone_device(folio))
-		return MIGRATE_LEFT_KIND;
-	if (collect->nodes && !collect_leaves_node(collect->nodes, folio))
-		return MIGRATE_LEFT_UNSELECTED;
-	return NR_MIGRATE_LEFT;
-}
-
-/*
- * Does the system's memory of @vma stay, whatever it is? What is on a device already,
- * however it got there, can come back.
- *
- * VM_DROPPABLE memory may never be written to swap. Nobody knows what a device writes,
- * so memory comes back from it dirty. And arm64's tags are lost on a device.
- */
-static bool collect_system_stays(struct vm_area_struct *vma, unsigned int flags)
-{
-	if (vma->vm_flags & VM_DROPPABLE)
-		return true;
-	return (flags & MIGRATE_COLLECT_TO_DEVICE) && (vma->vm_flags & VM_MTE);
-}
-
-/* Has the caller selected @page, which the CPU can address? */
+/* Has the caller selected @page, which the CPU can access? */
 static __always_inline bool
 collect_wants_page(struct migrate_vma *migrate, struct page *page)
 {
@@ -526,58 +142,75 @@ collect_wants_page(struct migrate_vma *migrate, struct page *page)
 				   MIGRATE_VMA_SELECT_DEVICE_COHERENT);
 }
 
-/* What the device-private entry @entry maps; or the reason why it stays. */
+/* Look up what a swap entry maps. Sets the run's page, or returns why it stays. */
 static __always_inline enum migrate_left
 collect_look_up_swap(struct migrate_collect *collect, struct migrate_run *run,
 		     swp_entry_t entry)
 {
-	struct migrate_vma *migrate = collect->migrate;
-
-	/* Who put a migration entry in has the folio's lock. */
+	/* A migration entry implies that whoever installed it holds the folio lock. */
 	if (!is_device_private_entry(entry))
 		return is_migration_entry(entry) ? MIGRATE_LEFT_LOCKED :
 						   MIGRATE_LEFT_SWAPPED;
 	run->page = pfn_to_page(swp_offset_pfn(entry));
-	if (!collect_wants_pgmap(migrate, run->page,
+	if (!collect_wants_pgmap(collect->migrate, run->page,
 				 MIGRATE_VMA_SELECT_DEVICE_PRIVATE))
 		return MIGRATE_LEFT_UNSELECTED;
 	run->write = is_writable_device_private_entry(entry);
-	return NR_MIGRATE_LEFT;
+	return MIGRATE_LEFT_NONE;
 }
 
-/* The same for a present entry. */
-static enum migrate_left collect_look_up_page(struct migrate_collect *collect,
-					      struct migrate_run *run,
-					      unsigned long addr)
+/* Look up what the run's first PTE maps. Sets the run's page, or returns why it stays. */
+static enum migrate_left collect_look_up(struct migrate_collect *collect,
+					 struct migrate_run *run,
+					 unsigned long addr)
 {
 	struct migrate_vma *migrate = collect->migrate;
 
+	if (!pte_present(run->pte))
+		return collect_look_up_swap(collect, run, pte_to_swp_entry(run->pte));
 	run->page = vm_normal_page(migrate->vma, addr, run->pte);
 	if (!run->page)
 		return is_zero_pfn(pte_pfn(run->pte)) ?
 		       MIGRATE_LEFT_UNSELECTED : MIGRATE_LEFT_KIND;
 	run->write = pte_write(run->pte);
 	return collect_wants_page(migrate, run->page) ?
-	       NR_MIGRATE_LEFT : MIGRATE_LEFT_UNSELECTED;
+	       MIGRATE_LEFT_NONE : MIGRATE_LEFT_UNSELECTED;
 }
 
-/*
- * Find out what the run's first entry maps. Returns NR_MIGRATE_LEFT, or the
- * reason why it stays: MIGRATE_LEFT_LOCKED if it is to be looked at again.
- */
-static enum migrate_left collect_look_up(struct migrate_collect *collect,
-					 struct migrate_run *run,
-					 unsigned long addr)
+/* The same for a PMD; the run's page is the first one of the folio. */
+static enum migrate_left collect_look_up_pmd(struct migrate_collect *collect,
+					     struct migrate_run *run, pmd_t pmd,
+					     unsigned long addr)
 {
-	if (pte_present(run->pte))
-		return collect_look_up_page(collect, run, addr);
-	return collect_look_up_swap(collect, run, pte_to_swp_entry(run->pte));
+	struct migrate_vma *migrate = collect->migrate;
+
+	if (!pmd_present(pmd))
+		return collect_look_up_swap(collect, run, pmd_to_swp_entry(pmd));
+	run->page = pmd_devmap(pmd) ? NULL :
+		    vm_normal_page_pmd(migrate->vma, addr, pmd);
+	if (!run->page)
+		return MIGRATE_LEFT_KIND;
+	run->page = &page_folio(run->page)->page;
+	run->write = pmd_write(pmd);
+	return collect_wants_page(migrate, run->page) ?
+	       MIGRATE_LEFT_NONE : MIGRATE_LEFT_UNSELECTED;
 }
 
 /*
- * Why a locked folio of a file cannot migrate, or NR_MIGRATE_LEFT. One that is written out is
- * tried again later, like one that is locked. Without a mapping the folio is truncated, or a
- * driver's page. Secret memory and a guest's private memory must not be read, so not copied.
+ * Is @folio on a node that it is to leave, and not shared? mbind(2) asks the same. This
+ * must come before collect unmaps the folio, or it would not look shared.
+ */
+static bool collect_leaves_node(const struct migrate_nodes *nodes, struct folio *folio)
+{
+	if (node_isset(folio_nid(folio), *nodes->mask) == nodes->invert)
+		return false;
+	return nodes->shared || !folio_likely_mapped_shared(folio);
+}
+
+/*
+ * Can the locked folio of a file migrate? Writeback is retried like a lock. Without a
+ * mapping, the folio is truncated or a driver's page. Secret memory and private memory of a
+ * guest must not be read, so they cannot be copied.
  */
 static noinline enum migrate_left collect_check_file(struct folio *folio)
 {
@@ -587,37 +220,52 @@ static noinline enum migrate_left collect_check_file(struct folio *folio)
 	    !mapping->a_ops->migrate_folio || mapping_inaccessible(mapping) ||
 	    secretmem_mapping(mapping))
 		return MIGRATE_LEFT_KIND;
-	return folio_test_writeback(folio) ? MIGRATE_LEFT_LOCKED : NR_MIGRATE_LEFT;
+	return folio_test_writeback(folio) ? MIGRATE_LEFT_LOCKED : MIGRATE_LEFT_NONE;
 }
 
-/* Lock the folio of @run, unless it can never migrate. */
+/*
+ * Lock the folio of @run, or return why it stays. The PTL keeps the folio mapped, and a
+ * mapped folio does not change between anonymous and file memory. So a folio that can never
+ * migrate is refused before its lock is touched.
+ *
+ * KSM folios are such: KSM finds their mappings by the addresses where it merged them.
+ * mremap() unmerges what it moves, except for swap entries, so the rmap would miss a device
+ * entry that was moved. ksmd makes KSM folios under the folio lock, so this is checked once
+ * more.
+ */
 static __always_inline enum migrate_left
 collect_lock_folio(struct migrate_collect *collect, struct migrate_run *run)
 {
 	struct page *fault_page = collect->fault_page;
-	enum migrate_left reason;
+	struct folio *folio = page_folio(run->page);
+	enum migrate_left reason = MIGRATE_LEFT_NONE;
 
-	run->folio = page_folio(run->page);
-	reason = collect_check_folio(collect, run->folio);
-	if (reason != NR_MIGRATE_LEFT)
-		return reason;
-	if (!migrate_folio_trylock(run->folio, fault_page))
+	run->folio = folio;
+	if (!folio_test_anon(folio) && collect->files_stay)
+		return MIGRATE_LEFT_KIND;
+	if (folio_test_ksm(folio))
+		return MIGRATE_LEFT_KIND;
+	if (unlikely(collect->system_stays) && !folio_is_zone_device(folio))
+		return MIGRATE_LEFT_KIND;
+	if (collect->nodes && !collect_leaves_node(collect->nodes, folio))
+		return MIGRATE_LEFT_UNSELECTED;
+
+	if (!migrate_folio_trylock(folio, fault_page))
 		return MIGRATE_LEFT_LOCKED;
-	if (unlikely(!folio_test_anon(run->folio)))
-		reason = collect_check_file(run->folio);
-	else if (unlikely(folio_test_ksm(run->folio)))
+	if (unlikely(!folio_test_anon(folio)))
+		reason = collect_check_file(folio);
+	else if (unlikely(folio_test_ksm(folio)))
 		reason = MIGRATE_LEFT_KIND;
-	if (unlikely(reason != NR_MIGRATE_LEFT))
-		migrate_folio_unlock(run->folio, fault_page);
+	if (unlikely(reason != MIGRATE_LEFT_NONE))
+		migrate_folio_unlock(folio, fault_page);
 	return reason;
 }
 
 /*
- * The walk is to stop here and go on when the folio of @run is split, which the
- * page-table lock must not be held for. The lock on the folio stays.
+ * Have the walk stop to split the folio of @run: splitting sleeps, so the PTL must be
+ * dropped. The folio stays locked.
  */
-static void collect_stop_to_split(struct migrate_collect *collect,
-				  struct migrate_run *run)
+void collect_stop_to_split(struct migrate_collect *collect, struct migrate_run *run)
 {
 	struct page *fault_page = collect->fault_page;
 
@@ -629,7 +277,7 @@ static void collect_stop_to_split(struct migrate_collect *collect,
 	collect->split = run->page;
 }
 
-/* Split what the walk has stopped at. Returns false if that is not possible. */
+/* Split the folio that the walk has stopped at. Returns false if that failed. */
 static bool collect_split(struct migrate_collect *collect)
 {
 	struct page *page = collect->split;
@@ -638,8 +286,8 @@ static bool collect_split(struct migrate_collect *collect)
 
 	collect->split = NULL;
 	if (ret)
-		collect->whole = folio;
-	/* Both are of the folio of @page, whatever that is now. */
+		collect->unsplittable = folio;
+	/* After a split, the lock and the reference belong to the new folio of @page. */
 	if (page != collect->fault_page) {
 		folio_unlock(page_folio(page));
 		put_page(page);
@@ -648,262 +296,32 @@ static bool collect_split(struct migrate_collect *collect)
 }
 
 /*
- * Find out what the run's first entry maps, and lock it. The page table keeps it
- * from going away.
- */
-static __always_inline enum migrate_left
-collect_lock(struct migrate_collect *collect, struct migrate_run *run,
-	     unsigned long addr)
-{
-	enum migrate_left reason = collect_look_up(collect, run, addr);
-
-	if (reason != NR_MIGRATE_LEFT)
-		return reason;
-	return collect_lock_folio(collect, run);
-}
-
-/*
- * What the run's first entry maps is locked by somebody, or cannot move. Returns
- * how many entries that settles: of a large folio all that are here. Were it
- * unlocked between two of them, the rest would be taken for a part of a folio.
- */
-static noinline unsigned int
-collect_stays(struct migrate_collect *collect, struct migrate_run *run,
-	      unsigned long *slot, pte_t *ptep, unsigned int max_nr,
-	      enum migrate_left reason)
-{
-	unsigned int nr = 1, i;
-
-	if (run->folio && folio_test_large(run->folio))
-		nr = collect_mapped(run, ptep, max_nr);
-	for (i = 0; i < nr; i++)
-		collect_left_or_remember(collect, slot + i, reason);
-	return nr;
-}
-
-/* The run that begins with page @first of the folio of @run; its entry is at @ptep. */
-static void collect_next_run(struct migrate_run *run, unsigned int first,
-			     pte_t *ptep)
-{
-	run->pte = ptep_get(ptep);
-	run->page = folio_page(run->folio, first);
-	run->exclusive = folio_test_anon(run->folio) && migrate_page_exclusive(run->page);
-	run->write = pte_present(run->pte) ? pte_write(run->pte) :
-		is_writable_device_private_entry(pte_to_swp_entry(run->pte));
-}
-
-/*
- * The first @nr pages of a large folio are not mapped here any more. All at once: if
- * it were run by run, the folio would look partly mapped in between, and would be
- * queued to be split.
- */
-static void collect_remove_rmap(struct migrate_collect *collect,
-				struct folio *folio, unsigned int nr)
-{
-	struct vm_area_struct *vma = collect->migrate->vma;
-
-	/*
-	 * Each mapping has a reference and drops it last, so the count tells that
-	 * there are no others, and that nobody is about to account for one that
-	 * is gone. folio_mapcount() does not: it is changed first.
-	 */
-	if (unlikely(!folio_test_anon(folio)))
-		folio_remove_rmap_ptes_batch(folio, &folio->page, nr, vma,
-					     &collect->rmap_file);
-	else if (nr == folio_nr_pages(folio) && folio_ref_count(folio) == nr)
-		folio_remove_whole_anon_rmap_batch(folio, vma, &collect->rmap);
-	else
-		folio_remove_rmap_ptes_batch(folio, &folio->page, nr, vma,
-					     &collect->rmap);
-}
-
-/*
- * Replace all entries of a large folio by migration entries, run by run; the first
- * run has @nr. Returns how many are; all but one of the references are dropped. If
- * a page is pinned, that is where it ends.
- */
-static unsigned int collect_unmap_large(struct migrate_collect *collect,
-					struct migrate_run run, unsigned int nr,
-					unsigned long addr, pte_t *ptep,
-					bool *write)
-{
-	struct vm_area_struct *vma = collect->migrate->vma;
-	unsigned int nr_pages = folio_nr_pages(run.folio), done = 0;
-
-	while (migrate_run_unmap(&run, vma, addr + done * PAGE_SIZE,
-				 ptep + done, nr)) {
-		*write &= run.write;
-		done += nr;
-		if (done == nr_pages)
-			break;
-		collect_next_run(&run, done, ptep + done);
-		nr = migrate_run_length(&run, ptep + done, nr_pages - done);
-	}
-	if (done)
-		collect_remove_rmap(collect, run.folio, done);
-	if (done > 1)
-		folio_ref_sub(run.folio, done - 1);
-	return done;
-}
-
-/*
- * Collect a large folio that is locked, and is to migrate whole: the entries from
- * @ptep on map all of it, and the first @nr of them are alike.
+ * Collect what the PTE at @ptep maps: a hole, a page, or a large folio of up to @max_nr
+ * PTEs.
  *
- * Pinned pages are found out before their entries are touched. Should one be
- * pinned by GUP-fast at this moment, then the folio is still mapped; the unmap
- * stage finds that, and puts all of it back.
+ * Return: the number of PTEs that are done; 0 if the walk has to stop. In @unmapped,
+ * whether present PTEs were replaced, so that the TLB has to be flushed.
  */
-static void collect_whole(struct migrate_collect *collect,
-			  struct migrate_run *run, unsigned int nr,
-			  unsigned long *slot, unsigned long addr, pte_t *ptep)
-{
-	unsigned int nr_pages = folio_nr_pages(run->folio), done = 0, i;
-	unsigned long flags = MIGRATE_PFN_MIGRATE;
-	bool write = true;
-
-	if (!folio_maybe_dma_pinned(run->folio))
-		done = collect_unmap_large(collect, *run, nr, addr, ptep,
-					   &write);
-	if (!done) {
-		migrate_folio_unlock(run->folio, collect->fault_page);
-		for (i = 0; i < nr_pages; i++)
-			collect_left(collect, slot + i, MIGRATE_LEFT_PINNED);
-		return;
-	}
-	if (write)
-		flags |= MIGRATE_PFN_WRITE;
-	if (unlikely(done < nr_pages))
-		flags |= MIGRATE_PFN_RMAP;
-	collect_large_slot(collect, slot,
-			   migrate_pfn(page_to_pfn(run->page)) | flags,
-			   folio_order(run->folio));
-	migrate_passed(collect->tally, folio_order(run->folio));
-}
-
-/*
- * Take a locked folio of a file that others map as well: its entries are left to the unmap
- * stage, which walks the rmap. Of a large one, the entries may differ in what may be written.
- */
-static void collect_take_file(struct migrate_collect *collect, struct migrate_run *run,
-			      unsigned long *slot)
-{
-	unsigned long entry = migrate_pfn(folio_pfn(run->folio)) | MIGRATE_PFN_MIGRATE |
-			      MIGRATE_PFN_RMAP;
-
-	folio_get(run->folio);
-	if (folio_test_large(run->folio))
-		collect_large_slot(collect, slot, entry, folio_order(run->folio));
-	else
-		*slot = entry | (run->write ? MIGRATE_PFN_WRITE : 0);
-	migrate_passed(collect->tally, folio_order(run->folio));
-}
-
-/*
- * As collect_whole(), for a file's folio that nobody else maps: like anonymous memory, it
- * needs no walk of the rmap then. As long as it is locked, no mapping can be added: faults
- * lock it, also when they map what lies around, and so does userfaultfd.
- */
-static void collect_own_file(struct migrate_collect *collect, struct migrate_run *run,
-			     unsigned long *slot, unsigned long addr, pte_t *ptep)
-{
-	unsigned int nr_pages = folio_nr_pages(run->folio);
-	unsigned long entry = migrate_pfn(folio_pfn(run->folio)) | MIGRATE_PFN_MIGRATE;
-	bool write = run->write;
-
-	run->exclusive = false;
-	if (nr_pages == 1) {
-		migrate_run_unmap(run, collect->migrate->vma, addr, ptep, 1);
-		folio_remove_rmap_ptes_batch(run->folio, run->page, 1,
-					     collect->migrate->vma, &collect->rmap_file);
-		*slot = entry | (write ? MIGRATE_PFN_WRITE : 0);
-	} else {
-		collect_unmap_large(collect, *run, migrate_run_length(run, ptep, nr_pages),
-				    addr, ptep, &write);
-		collect_large_slot(collect, slot, entry | (write ? MIGRATE_PFN_WRITE : 0),
-				   folio_order(run->folio));
-	}
-	migrate_passed(collect->tally, folio_order(run->folio));
-}
-
-/*
- * Collect what begins at @ptep and maps a file's folio, which is locked. One that is not to
- * move whole stays: a split would unmap it everywhere, and may wait for I/O. Returns how many
- * entries are done, and in @unmapped whether they were replaced.
- */
-static noinline unsigned int
-collect_file(struct migrate_collect *collect, struct migrate_run *run,
-	     unsigned long *slot, unsigned long addr, pte_t *ptep,
-	     unsigned int max_nr, bool *unmapped)
-{
-	unsigned int nr_pages = folio_nr_pages(run->folio), nr, i;
-
-	nr = nr_pages == 1 ? 1 : collect_mapped(run, ptep, max_nr);
-	if (nr == nr_pages &&
-	    (nr == 1 || collect_takes(collect->migrate, folio_order(run->folio)))) {
-		*unmapped = folio_mapcount(run->folio) == nr;
-		if (*unmapped)
-			collect_own_file(collect, run, slot, addr, ptep);
-		else
-			collect_take_file(collect, run, slot);
-		return nr;
-	}
-	folio_unlock(run->folio);
-	for (i = 0; i < nr; i++)
-		collect_left(collect, slot + i, MIGRATE_LEFT_LARGE);
-	return nr;
-}
-
-/*
- * Collect what begins at @ptep and maps a large folio, which is locked. What the
- * caller does not take, or is not whole here, is split: then the walk has to stop.
- * In several pieces is also what lies in two page tables.
- */
-static noinline unsigned int
-collect_large(struct migrate_collect *collect, struct migrate_run *run,
-	      unsigned long *slot, unsigned long addr, pte_t *ptep,
-	      unsigned int max_nr)
-{
-	unsigned int nr_pages = folio_nr_pages(run->folio), nr;
-
-	if (collect_takes(collect->migrate, folio_order(run->folio))) {
-		run->exclusive = migrate_page_exclusive(run->page);
-		nr = migrate_run_length(run, ptep, max_nr);
-		if (nr == nr_pages ||
-		    collect_mapped(run, ptep, max_nr) == nr_pages) {
-			collect_whole(collect, run, nr, slot, addr, ptep);
-			return nr_pages;
-		}
-	}
-	if (run->folio != collect->whole && !collect->no_split) {
-		collect_stop_to_split(collect, run);
-		return 0;
-	}
-	migrate_folio_unlock(run->folio, collect->fault_page);
-	return collect_stays(collect, run, slot, ptep, max_nr, MIGRATE_LEFT_LARGE);
-}
-
-/*
- * Collect what begins at @ptep, @max_nr entries at most. Returns how many are
- * done, and in @unmapped whether they were present and may be replaced. None are
- * done if the walk has to stop.
- */
-static unsigned int collect_entries(struct migrate_collect *collect,
-				    unsigned long *slot, unsigned long addr,
-				    pte_t *ptep, unsigned int max_nr,
-				    bool *unmapped)
+static unsigned int collect_entry(struct migrate_collect *collect,
+				  unsigned long *slot, unsigned long addr,
+				  pte_t *ptep, unsigned int max_nr,
+				  bool *unmapped)
 {
 	struct vm_area_struct *vma = collect->migrate->vma;
 	struct migrate_run run = { .pte = ptep_get(ptep) };
 	enum migrate_left reason;
 
-	if (collect_is_hole(collect->migrate, run.pte)) {
+	if (pte_none(run.pte) ||
+	    (pte_present(run.pte) && is_zero_pfn(pte_pfn(run.pte)) &&
+	     (collect->migrate->flags & MIGRATE_VMA_SELECT_SYSTEM))) {
 		collect_hole(collect, slot);
 		return 1;
 	}
-	reason = collect_lock(collect, &run, addr);
-	if (unlikely(reason != NR_MIGRATE_LEFT))
-		return collect_stays(collect, &run, slot, ptep, max_nr, reason);
+	reason = collect_look_up(collect, &run, addr);
+	if (reason == MIGRATE_LEFT_NONE)
+		reason = collect_lock_folio(collect, &run);
+	if (unlikely(reason != MIGRATE_LEFT_NONE))
+		return collect_leave_run(collect, &run, slot, ptep, max_nr, reason);
 
 	if (unlikely(!folio_test_anon(run.folio)))
 		return collect_file(collect, &run, slot, addr, ptep, max_nr, unmapped);
@@ -911,154 +329,73 @@ static unsigned int collect_entries(struct migrate_collect *collect,
 	if (unlikely(folio_test_large(run.folio)))
 		return collect_large(collect, &run, slot, addr, ptep, max_nr);
 
-	/* The common case, without any loop. */
+	/* The most common case, without loops. */
 	run.exclusive = migrate_page_exclusive(run.page);
 	if (!migrate_run_unmap(&run, vma, addr, ptep, 1)) {
 		migrate_folio_unlock(run.folio, collect->fault_page);
-		collect_left(collect, slot, MIGRATE_LEFT_PINNED);
+		collect_leave(collect, slot, MIGRATE_LEFT_PINNED);
 		return 1;
 	}
 	folio_remove_rmap_ptes_batch(run.folio, run.page, 1, vma,
 				     &collect->rmap);
-	*slot = migrate_pfn(page_to_pfn(run.page)) | MIGRATE_PFN_MIGRATE |
-		(run.write ? MIGRATE_PFN_WRITE : 0);
-	migrate_passed(collect->tally, 0);
+	collect_fill_slot(collect, slot, migrate_pfn(page_to_pfn(run.page)) |
+			  (run.write ? MIGRATE_PFN_WRITE : 0), 0);
 	return 1;
 }
 
 /*
- * Collect [start, end), whose entries begin at @ptep, or MIGRATE_COLLECT_BATCH entries of
- * it. Returns in @flush which of it the TLB may still map, and the address where to go
- * on, or where the walk has to stop, or @end.
+ * Collect PTEs of the page table at @pmdp, MIGRATE_COLLECT_BATCH at most, and flush the
+ * TLB.
+ *
+ * Return: the address to continue at, or where the walk has stopped to split a folio;
+ * @start if the page table is gone.
  */
-static unsigned long collect_ptes(struct migrate_collect *collect,
-				  unsigned long start, unsigned long end,
-				  pte_t *ptep, struct collect_flush *flush)
+static unsigned long collect_ptes(struct migrate_collect *collect, pmd_t *pmdp,
+				  unsigned long start, unsigned long end)
 {
 	unsigned long stop = min(end, start + MIGRATE_COLLECT_BATCH * PAGE_SIZE);
+	struct vm_area_struct *vma = collect->migrate->vma;
 	unsigned long *slot = collect_slot(collect, start);
-	unsigned long addr;
+	unsigned long addr, flush_start = 0, flush_end = 0;
+	pte_t *first_ptep, *ptep;
+	spinlock_t *ptl;	/* of the page table */
 	unsigned int nr;
 
+	first_ptep = pte_offset_map_lock(vma->vm_mm, pmdp, start, &ptl);
+	if (!first_ptep)
+		return start;
+	ptep = first_ptep;
+	arch_enter_lazy_mmu_mode();
 	for (addr = start; addr < stop; addr += nr * PAGE_SIZE) {
 		bool unmapped = false;
 
 		nr = 1;
-		if (!collect_done(collect, slot))
-			nr = collect_entries(collect, slot, addr, ptep,
-					     (end - addr) >> PAGE_SHIFT,
-					     &unmapped);
+		if (!collect_is_done(collect, slot))
+			nr = collect_entry(collect, slot, addr, ptep,
+					   (end - addr) >> PAGE_SHIFT, &unmapped);
 		if (unlikely(!nr))
 			break;
 		ptep += nr;
 		slot += nr;
 		if (!unmapped)
 			continue;
-		if (flush->start == flush->end)
-			flush->start = addr;
-		flush->end = addr + nr * PAGE_SIZE;
+		if (flush_start == flush_end)
+			flush_start = addr;
+		flush_end = addr + nr * PAGE_SIZE;
 	}
+	rmap_batch_flush(&collect->rmap);
+	rmap_batch_flush(&collect->rmap_file);
+	/* Lazy mode may delay PTE updates; they must be done before the flush. */
+	arch_leave_lazy_mmu_mode();
+	if (flush_start != flush_end)
+		flush_tlb_range(vma, flush_start, flush_end);
+	pte_unmap_unlock(first_ptep, ptl);
 	return addr;
 }
 
 /*
- * Returns the address where to go on, or where the walk has to stop, which is @start if
- * there is no page table at @pmdp any more.
- */
-static unsigned long collect_table_part(struct migrate_collect *collect,
-					pmd_t *pmdp, unsigned long start,
-					unsigned long end)
-{
-	struct vm_area_struct *vma = collect->migrate->vma;
-	struct collect_flush flush = {};
-	spinlock_t *ptl;	/* of the page table */
-	pte_t *ptep;
-
-	ptep = pte_offset_map_lock(vma->vm_mm, pmdp, start, &ptl);
-	if (!ptep)
-		return start;
-	arch_enter_lazy_mmu_mode();
-	start = collect_ptes(collect, start, end, ptep, &flush);
-	rmap_batch_flush(&collect->rmap);
-	rmap_batch_flush(&collect->rmap_file);
-	/* Lazy mode can hold changes back: they must be in before the flush. */
-	arch_leave_lazy_mmu_mode();
-	if (flush.start != flush.end)
-		flush_tlb_range(vma, flush.start, flush.end);
-	pte_unmap_unlock(ptep, ptl);
-	return start;
-}
-
-/* Returns false if there is no page table at @pmdp any more. */
-static bool collect_table(struct migrate_collect *collect, pmd_t *pmdp,
-			  unsigned long start, unsigned long end)
-{
-	unsigned long addr = start, from;
-
-	do {
-		from = addr;
-		addr = collect_table_part(collect, pmdp, from, end);
-		/* What cannot be split is left behind when it is met again. */
-		if (collect->split)
-			collect_split(collect);
-		else if (addr == from)
-			break;
-		cond_resched();
-	} while (addr < end);
-	/*
-	 * With an anon_vma, tables do not go away while mmap_lock is held. But
-	 * should one, then what is collected of it must not be met again.
-	 */
-	if (addr > start && addr < end) {
-		collect_remember_range(collect, addr, end);
-		return true;
-	}
-	return addr == end;
-}
-
-/* The huge zero page: a hole, or many. Returns whether [start, end) is done. */
-static bool collect_huge_zero(struct migrate_collect *collect,
-			      unsigned long start, unsigned long end)
-{
-	if (!(collect->migrate->flags & MIGRATE_VMA_SELECT_SYSTEM)) {
-		collect_left_range(collect, start, end, MIGRATE_LEFT_UNSELECTED);
-		return true;
-	}
-	if (collect->no_holes) {
-		for (; start < end; start += PAGE_SIZE)
-			collect_hole(collect, collect_slot(collect, start));
-		return true;
-	}
-	if (!collect->huge_holes || !collect_is_huge(start, end))
-		return false;
-	collect_huge_hole(collect, collect_slot(collect, start));
-	return true;
-}
-
-/* As collect_look_up() does for page tables. */
-static enum migrate_left collect_look_up_pmd(struct migrate_collect *collect,
-					     struct migrate_run *run, pmd_t pmd,
-					     unsigned long addr)
-{
-	struct migrate_vma *migrate = collect->migrate;
-
-	if (!pmd_present(pmd))
-		return collect_look_up_swap(collect, run,
-					    pmd_to_swp_entry(pmd));
-	run->page = pmd_devmap(pmd) ? NULL :
-		    vm_normal_page_pmd(migrate->vma, addr, pmd);
-	if (!run->page)
-		return MIGRATE_LEFT_KIND;
-	/* It is the folio that counts, not where [start, end) begins. */
-	run->page = &page_folio(run->page)->page;
-	run->write = pmd_write(pmd);
-	return collect_wants_page(migrate, run->page) ?
-	       NR_MIGRATE_LEFT : MIGRATE_LEFT_UNSELECTED;
-}
-
-/*
- * Replace what @pmdp maps by a migration entry. That flushes the TLB. What is
- * pinned stays as it is, whole.
+ * Replace the PMD by a migration entry, which also flushes the TLB. If the folio is pinned,
+ * the PMD stays as it is.
  */
 static enum migrate_left collect_unmap_pmd(struct migrate_collect *collect,
 					   struct migrate_run *run,
@@ -1070,39 +407,26 @@ static enum migrate_left collect_unmap_pmd(struct migrate_collect *collect,
 		.pmd = pmdp,
 	};
 
-	/* It drops the reference that the mapping had. */
+	/* set_pmd_migration_entry() drops the reference of the mapping, so take one. */
 	folio_get(run->folio);
 	if (set_pmd_migration_entry(&pvmw, run->page)) {
 		folio_put(run->folio);
 		migrate_folio_unlock(run->folio, collect->fault_page);
 		return MIGRATE_LEFT_PINNED;
 	}
-	collect_large_slot(collect, collect_slot(collect, addr),
-			   migrate_pfn(page_to_pfn(run->page)) |
-			   MIGRATE_PFN_MIGRATE |
-			   (run->write ? MIGRATE_PFN_WRITE : 0),
-			   MIGRATE_HUGE_ORDER);
-	migrate_passed(collect->tally, MIGRATE_HUGE_ORDER);
-	return NR_MIGRATE_LEFT;
-}
-
-/* As collect_file(), for what a PMD maps. */
-static noinline enum migrate_left
-collect_huge_file(struct migrate_collect *collect, struct migrate_run *run,
-		  unsigned long addr, bool whole)
-{
-	if (whole) {
-		collect_take_file(collect, run, collect_slot(collect, addr));
-		return NR_MIGRATE_LEFT;
-	}
-	folio_unlock(run->folio);
-	return MIGRATE_LEFT_LARGE;
+	collect_fill_slot(collect, collect_slot(collect, addr),
+			  migrate_pfn(page_to_pfn(run->page)) |
+			  (run->write ? MIGRATE_PFN_WRITE : 0),
+			  MIGRATE_HUGE_ORDER);
+	return MIGRATE_LEFT_NONE;
 }
 
 /*
- * Collect [start, end), which is what the PMD maps or a part of it. Returns the
- * reason why that stays, or NR_MIGRATE_LEFT. If @split is set then, it is for page
- * tables to collect when the folio is split.
+ * Collect the folio that the PMD maps, of which [start, end) may be only a part. The PTL is
+ * held.
+ *
+ * Return: why the folio stays, or MIGRATE_LEFT_NONE. If that has set @split, the folio is
+ * to be split, and its page table is collected then.
  */
 static enum migrate_left collect_huge(struct migrate_collect *collect,
 				      pmd_t *pmdp, unsigned long start,
@@ -1113,40 +437,43 @@ static enum migrate_left collect_huge(struct migrate_collect *collect,
 	bool whole;
 
 	reason = collect_look_up_pmd(collect, &run, *pmdp, start);
-	if (reason != NR_MIGRATE_LEFT)
+	if (reason == MIGRATE_LEFT_NONE)
+		reason = collect_lock_folio(collect, &run);
+	if (reason != MIGRATE_LEFT_NONE)
 		return reason;
-	reason = collect_lock_folio(collect, &run);
-	if (reason != NR_MIGRATE_LEFT)
-		return reason;
+
 	whole = collect_takes_huge(collect->migrate) && collect_is_huge(start, end);
-	if (unlikely(!folio_test_anon(run.folio)))
-		return collect_huge_file(collect, &run, start, whole);
-	if (whole)
-		return collect_unmap_pmd(collect, &run, pmdp, start);
-	if (collect->no_split) {
-		folio_unlock(run.folio);
-		return MIGRATE_LEFT_LARGE;
+	if (likely(folio_test_anon(run.folio))) {
+		if (whole)
+			return collect_unmap_pmd(collect, &run, pmdp, start);
+		if (!collect->no_split) {
+			collect_stop_to_split(collect, &run);
+			return MIGRATE_LEFT_NONE;
+		}
+	} else if (whole) {
+		collect_shared_file(collect, &run, collect_slot(collect, start));
+		return MIGRATE_LEFT_NONE;
 	}
-	collect_stop_to_split(collect, &run);
-	return NR_MIGRATE_LEFT;
+	folio_unlock(run.folio);
+	return MIGRATE_LEFT_LARGE;
 }
 
-/* A folio, be it by an entry that is not present; and no page table. */
+/* True if the PMD maps a folio, present or not, rather than a page table. */
 static bool collect_maps_folio(pmd_t pmd)
 {
 	return is_swap_pmd(pmd) || pmd_trans_huge(pmd) || pmd_devmap(pmd);
 }
 
 /*
- * Collect [start, end) if a PMD maps it. Returns false if page tables do, be it
- * that what the PMD has mapped is split now.
+ * Collect [start, end) if the PMD maps a folio or the huge zero page. Returns false if
+ * there is a page table, or is one now because the folio was split.
  */
 static bool collect_pmd(struct migrate_collect *collect, pmd_t *pmdp,
-			unsigned long start, unsigned long end)
+			unsigned long start, unsigned long end, struct mm_walk *walk)
 {
 	struct vm_area_struct *vma = collect->migrate->vma;
 	enum migrate_left reason;
-	spinlock_t *ptl;	/* of the page table */
+	spinlock_t *ptl;	/* of the PMD */
 
 	if (!collect_maps_folio(pmdp_get_lockless(pmdp)))
 		return false;
@@ -1157,8 +484,14 @@ static bool collect_pmd(struct migrate_collect *collect, pmd_t *pmdp,
 	}
 	if (is_huge_zero_pmd(*pmdp)) {
 		spin_unlock(ptl);
-		if (collect_huge_zero(collect, start, end))
+		if (!(collect->migrate->flags & MIGRATE_VMA_SELECT_SYSTEM)) {
+			collect_leave_range(collect, start, end, MIGRATE_LEFT_UNSELECTED);
 			return true;
+		}
+		if (collect->no_holes || (collect->huge_holes && collect_is_huge(start, end))) {
+			collect_holes(start, end, -1, walk);
+			return true;
+		}
 		split_huge_pmd(vma, pmdp, start);
 		return false;
 	}
@@ -1170,10 +503,8 @@ static bool collect_pmd(struct migrate_collect *collect, pmd_t *pmdp,
 			return false;
 		reason = MIGRATE_LEFT_LARGE;
 	}
-	if (reason == MIGRATE_LEFT_LOCKED)
-		collect_remember_range(collect, start, end);
-	else if (reason != NR_MIGRATE_LEFT)
-		collect_left_range(collect, start, end, reason);
+	if (reason != MIGRATE_LEFT_NONE)
+		collect_leave_range(collect, start, end, reason);
 	return true;
 }
 
@@ -1181,12 +512,32 @@ static int collect_pmd_entry(pmd_t *pmdp, unsigned long start,
 			     unsigned long end, struct mm_walk *walk)
 {
 	struct migrate_collect *collect = walk->private;
+	unsigned long addr = start, from;
 
 	if (pmd_none(pmdp_get_lockless(pmdp)))
 		return collect_holes(start, end, -1, walk);
-	if (!collect_pmd(collect, pmdp, start, end) &&
-	    !collect_table(collect, pmdp, start, end))
+	if (collect_pmd(collect, pmdp, start, end, walk)) {
+		cond_resched();
+		return 0;
+	}
+	do {
+		from = addr;
+		addr = collect_ptes(collect, pmdp, from, end);
+		/* If the split fails, the folio is left when the walk meets it again. */
+		if (collect->split)
+			collect_split(collect);
+		else if (addr == from)
+			break;
+		cond_resched();
+	} while (addr < end);
+	/*
+	 * The page table is gone. With an anon_vma, mmap_lock prevents that. But if it
+	 * happens nevertheless, then what is collected already must not be walked again.
+	 */
+	if (addr == start)
 		walk->action = ACTION_AGAIN;
+	else if (addr < end)
+		collect_leave_range(collect, addr, end, MIGRATE_LEFT_LOCKED);
 	cond_resched();
 	return 0;
 }
@@ -1197,133 +548,112 @@ static const struct mm_walk_ops collect_walk_ops = {
 	.walk_lock	= PGWALK_RDLOCK,
 };
 
-/* Walk the stretches of [first, end) that are remembered. */
-static void collect_walk_again(struct migrate_collect *collect,
-			       unsigned long first, unsigned long end)
+/*
+ * Make one pass over the range, or retry what the previous pass has set to
+ * MIGRATE_SRC_RETRY, of which there is at least one slot. The notifiers get the owner, so
+ * that a driver can tell its own migrations.
+ */
+static void collect_pass(struct migrate_collect *collect)
 {
 	struct migrate_vma *migrate = collect->migrate;
-	unsigned long i, start;
+	struct mm_struct *mm = migrate->vma->vm_mm;
+	unsigned long *src = migrate->src, first = 0, end = migrate->npages, i;
+	struct mmu_notifier_range range;
 
-	for (i = first; i < end; i++) {
-		if (migrate->src[i] != MIGRATE_SRC_AGAIN)
+	if (collect->retry) {
+		while (src[first] != MIGRATE_SRC_RETRY)
+			first++;
+		while (src[end - 1] != MIGRATE_SRC_RETRY)
+			end--;
+	}
+	collect->nr_retry = 0;
+	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0, mm,
+				      migrate->start + first * PAGE_SIZE,
+				      migrate->start + end * PAGE_SIZE,
+				      migrate->pgmap_owner);
+	mmu_notifier_invalidate_range_start(&range);
+	if (!collect->retry)
+		walk_page_range(mm, range.start, range.end, &collect_walk_ops, collect);
+	for (i = first; collect->retry && i < end; i++) {
+		if (src[i] != MIGRATE_SRC_RETRY)
 			continue;
-		start = migrate->start + i * PAGE_SIZE;
-		while (i < end && migrate->src[i] == MIGRATE_SRC_AGAIN)
+		first = i;
+		while (i < end && src[i] == MIGRATE_SRC_RETRY)
 			i++;
-		walk_page_range(migrate->vma->vm_mm, start,
+		walk_page_range(mm, migrate->start + first * PAGE_SIZE,
 				migrate->start + i * PAGE_SIZE,
 				&collect_walk_ops, collect);
 	}
-}
-
-/*
- * One pass over the slots of [first, end), all of them or those that are
- * remembered. The driver's notifier gets the owner with it, so that it can tell a
- * migration of its own from others.
- */
-static void collect_pass(struct migrate_collect *collect, unsigned long first,
-			 unsigned long end)
-{
-	struct migrate_vma *migrate = collect->migrate;
-	unsigned long from = migrate->start + first * PAGE_SIZE;
-	unsigned long to = migrate->start + end * PAGE_SIZE;
-	struct mm_struct *mm = migrate->vma->vm_mm;
-	struct mmu_notifier_range range;
-
-	collect->nr_again = 0;
-	mmu_notifier_range_init_owner(&range, MMU_NOTIFY_MIGRATE, 0, mm, from,
-				      to, migrate->pgmap_owner);
-	mmu_notifier_invalidate_range_start(&range);
-	if (collect->again)
-		collect_walk_again(collect, first, end);
-	else
-		walk_page_range(mm, from, to, &collect_walk_ops, collect);
 	mmu_notifier_invalidate_range_end(&range);
-}
-
-/* The slots that are remembered, [*first, *end), of which there is one at least. */
-static void collect_hull(struct migrate_vma *migrate, unsigned long *first,
-			 unsigned long *end)
-{
-	*first = 0;
-	*end = migrate->npages;
-	while (migrate->src[*first] != MIGRATE_SRC_AGAIN)
-		(*first)++;
-	while (migrate->src[*end - 1] != MIGRATE_SRC_AGAIN)
-		(*end)--;
-}
-
-/*
- * One more look at what was locked: most holders have a folio for a moment only, and
- * that was over while the rest of the range was collected. Nobody is waited for here,
- * with other folios locked: the holder may wait for one of these. A caller that can
- * wait is hmm_migrate_range(), with nothing locked.
- *
- * A fault does not look again: it has its own folio locked, and is repeated anyway.
- */
-static void collect_locked_ones(struct migrate_collect *collect)
-{
-	struct migrate_vma *migrate = collect->migrate;
-	unsigned long first, end, i;
-
-	collect_hull(migrate, &first, &end);
-	if (!migrate->fault_page) {
-		collect->again = true;
-		collect_pass(collect, first, end);
-	}
-	for (i = first; i < end && collect->nr_again; i++)
-		if (migrate->src[i] == MIGRATE_SRC_AGAIN)
-			collect_left(collect, &migrate->src[i],
-				     MIGRATE_LEFT_LOCKED);
 }
 
 /**
  * migrate_stage_collect() - the first stage: from page tables to src[]
- * @migrate: the range; all but its cpages is valid
+ * @migrate: the range; all its fields but cpages are valid
  * @flags: MIGRATE_COLLECT_*
- * @nodes: folios of which nodes are to move, or NULL: all
- * @tally: what is counted
+ * @nodes: migrate only folios on these nodes; NULL for all
+ * @stats: the counts of the stage
  *
- * Locks the folios of the range that the caller selects, takes over a reference
- * to each, and replaces their entries by migration entries. What a lock keeps
- * from it is looked at once more, without waiting.
+ * Locks the folios of the range that the caller selects, takes over one reference of their
+ * mappings, and replaces their PTEs by migration entries.
+ *
+ * Locked folios are retried once: most holders hold a folio lock only for a moment, which
+ * is over when the rest of the range is collected. Collect never waits, since it holds
+ * other folio locks by then, and the holder may wait for one of these. hmm_migrate_range()
+ * can wait, with nothing locked. A CPU fault does not retry: it holds the lock of its own
+ * folio, and the CPU repeats it anyway.
  *
  * Context: mmap_lock is held. Sleeps, but not for a folio lock.
- * Return: with MIGRATE_COLLECT_LEAVE_LOCKED, how many slots have MIGRATE_SRC_AGAIN,
- * which is for the caller to clear; otherwise 0.
+ * Return: with MIGRATE_COLLECT_LEAVE_LOCKED, the number of slots with MIGRATE_SRC_RETRY,
+ * which the caller has to clear; otherwise 0.
  */
 unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 				    unsigned int flags,
 				    const struct migrate_nodes *nodes,
-				    struct migrate_tally *tally)
+				    struct migrate_stats *stats)
 {
-	unsigned long orders = migrate_hole_orders(migrate->vma);
 	struct migrate_collect collect = {
 		.migrate = migrate,
 		.fault_page = migrate->fault_page,
-		.tally = tally,
+		.stats = stats,
 		.nodes = nodes,
 		.no_split = flags & MIGRATE_COLLECT_NO_SPLIT,
-		.system_stays = collect_system_stays(migrate->vma, flags),
 		.files_stay = flags & MIGRATE_COLLECT_TO_DEVICE,
+		.no_holes = flags & MIGRATE_COLLECT_NO_HOLES,
 	};
+	vm_flags_t vm_flags = migrate->vma->vm_flags;
+	unsigned long orders = migrate_hole_orders(migrate->vma), i;
 
-	if (collect.system_stays || flags & MIGRATE_COLLECT_NO_HOLES)
+	/*
+	 * VM_DROPPABLE memory must never be written to swap. But it would come back dirty
+	 * from a device, since no page table notes the device's writes. Devices do not keep
+	 * the tags of VM_MTE memory. If such memory is on a device already, it can still
+	 * come back.
+	 */
+	collect.system_stays = (vm_flags & VM_DROPPABLE) ||
+			       ((flags & MIGRATE_COLLECT_TO_DEVICE) && (vm_flags & VM_MTE));
+	if (collect.system_stays || collect.no_holes)
 		orders = 0;
-	collect.no_holes = flags & MIGRATE_COLLECT_NO_HOLES;
 	collect.holes = orders;
 	collect.huge_holes = MIGRATE_HUGE_ORDER && collect_takes_huge(migrate) &&
 			     (orders & BIT(MIGRATE_HUGE_ORDER));
 	memset(migrate->src, 0, sizeof(*migrate->src) * migrate->npages);
 	memset(migrate->dst, 0, sizeof(*migrate->dst) * migrate->npages);
 
-	collect_pass(&collect, 0, migrate->npages);
-	if (flags & MIGRATE_COLLECT_LEAVE_LOCKED)
-		return collect.nr_again;
-	if (collect.nr_again) {
-		tally->again = -tally->units;
-		collect_locked_ones(&collect);
-		tally->again += tally->units;
+	collect_pass(&collect);
+	if ((flags & MIGRATE_COLLECT_LEAVE_LOCKED) || !collect.nr_retry)
+		return collect.nr_retry;
+	if (!migrate->fault_page) {
+		stats->retried = -stats->units;
+		collect.retry = true;
+		collect_pass(&collect);
+		stats->retried += stats->units;
+	}
+	for (i = 0; collect.nr_retry && i < migrate->npages; i++) {
+		if (migrate->src[i] != MIGRATE_SRC_RETRY)
+			continue;
+		migrate->src[i] = 0;
+		migrate_stats_leave(stats, MIGRATE_LEFT_LOCKED, 1);
 	}
 	return 0;
 }

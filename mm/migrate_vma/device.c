@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Range migration by device pfns: what a driver uses that needs its memory back
- * and does not know who has it mapped where. There is no vma and no mmap_lock,
- * so every mapping is found by the rmap.
+ * Range migration, by device pfns: for a driver that needs its memory back and does not
+ * know who maps it. It has neither a vma nor mmap_lock, so all mappings are found by the
+ * rmap.
  */
 #include <linux/export.h>
 #include <linux/gfp.h>
@@ -15,23 +15,45 @@
 #include "../internal.h"
 #include "internal.h"
 
+/**
+ * struct device_collect - lock device folios by their pfns
+ * @src_pfns: in: the pfns, shifted by MIGRATE_PFN_SHIFT; out: the units
+ * @npages: the number of slots
+ * @stats: the counts of the stage
+ */
+struct device_collect {
+	unsigned long *src_pfns;
+	unsigned long npages;
+	struct migrate_stats *stats;
+};
+
+/* The slot of a pfn that is still to be locked: the pfn without MIGRATE_PFN_VALID. */
+static unsigned long device_pending(unsigned long pfn)
+{
+	return pfn << MIGRATE_PFN_SHIFT;
+}
+
+static bool device_is_pending(unsigned long src)
+{
+	return src && !(src & MIGRATE_PFN_VALID);
+}
+
 /*
- * Make the src[] entry of a folio that the caller has locked and has a reference
- * to. Returns 0 if there is nothing to migrate.
+ * Make the src[] entry of a folio that the caller has locked and has a reference to.
+ * Returns 0 if there is nothing to migrate.
  *
- * Until the last stage nothing may map the folio, and then its anon_vma would go
- * away with the processes: the rmap needs it to be held, see rmap_walk_anon().
- * That it can be held also tells that the folio is mapped: one that a fault has
- * just migrated, and has a reference to still, is empty and not to be moved
- * again.
+ * The entry holds a reference to the anon_vma, because nothing maps the folio until
+ * finalize, and the anon_vma could go away with the processes: see rmap_walk_anon().
+ * Without an anon_vma, the folio is not mapped. Then a fault has just migrated it and still
+ * holds a reference; it must not be migrated again.
  */
 static unsigned long device_src(struct folio *folio)
 {
 	struct anon_vma *anon_vma;
 
 	/*
-	 * Device memory is not in the swap cache, so nothing but this uses the field.
-	 * A driver's data belongs into zone_device_data.
+	 * Device memory is not in the swap cache, so the field is free. A driver's
+	 * data belongs into zone_device_data.
 	 */
 	if (WARN_ON_ONCE(folio->private))
 		return 0;
@@ -44,30 +66,7 @@ static unsigned long device_src(struct folio *folio)
 	       (folio_test_large(folio) ? MIGRATE_PFN_COMPOUND : 0);
 }
 
-/* What is to be looked at: the pfn without MIGRATE_PFN_VALID. */
-static bool device_is_pending(unsigned long src)
-{
-	return src && !(src & MIGRATE_PFN_VALID);
-}
-
-static unsigned long device_pending(unsigned long pfn)
-{
-	return pfn << MIGRATE_PFN_SHIFT;
-}
-
-/**
- * struct device_collect - device folios to be locked
- * @src_pfns: the pfns, and then the units
- * @npages: how many slots that are
- * @tally: what is counted
- */
-struct device_collect {
-	unsigned long *src_pfns;
-	unsigned long npages;
-	struct migrate_tally *tally;
-};
-
-/* Are all pages of @folio in the array, one after the other, from slot @i on? */
+/* Does the array have all pages of @folio, consecutively, from slot @i on? */
 static bool device_has_all(struct device_collect *collect, unsigned long i,
 			   struct folio *folio)
 {
@@ -82,7 +81,7 @@ static bool device_has_all(struct device_collect *collect, unsigned long i,
 	return true;
 }
 
-/* Slot @i has a tail page. Is its head before it in the array, to be locked yet? */
+/* Slot @i has a tail page of @folio. Is the head page pending, where it belongs before @i? */
 static bool device_follows_head(struct device_collect *collect, unsigned long i,
 				struct folio *folio)
 {
@@ -94,9 +93,11 @@ static bool device_follows_head(struct device_collect *collect, unsigned long i,
 }
 
 /*
- * The folio is locked, and slot @i has one of its pages. If the array has all of
- * them, the slot becomes that of the folio. If it has not, the folio is split, and
- * the slot is to be looked at again. Returns whether the lock is to stay.
+ * Slot @i has a page of @folio, which is locked. If the array has the whole folio, make the
+ * slot its unit. If not, split the folio, so that the slot can be tried again; but if the
+ * head page is still pending, too, leave both to the next pass, which meets the head first.
+ *
+ * Return: false if the caller has to drop the lock.
  */
 static bool device_take(struct device_collect *collect, unsigned long i,
 			struct folio *folio)
@@ -108,7 +109,7 @@ static bool device_take(struct device_collect *collect, unsigned long i,
 		if (!device_follows_head(collect, i, folio) &&
 		    split_folio(folio)) {
 			*slot = 0;
-			migrate_left(collect->tally, MIGRATE_LEFT_LARGE, 1);
+			migrate_stats_leave(collect->stats, MIGRATE_LEFT_LARGE, 1);
 		}
 		return false;
 	}
@@ -118,8 +119,8 @@ static bool device_take(struct device_collect *collect, unsigned long i,
 }
 
 /*
- * Get a reference to the folio of @page. There is none if the page is free, and
- * then it may say that it is a tail of what is another folio now.
+ * Get a reference to the folio of @page, or return NULL if the page is free. A free page
+ * may still look like a tail page of a folio that is another one now.
  */
 static struct folio *device_try_get(struct page *page)
 {
@@ -131,7 +132,7 @@ static struct folio *device_try_get(struct page *page)
 			return NULL;
 		if (likely(page_folio(page) == folio))
 			break;
-		/* Split, or freed and made ready again, just now. */
+		/* It was just split, or freed and reused. */
 		folio_put(folio);
 	}
 	if (page_to_pfn(page) - folio_pfn(folio) < folio_nr_pages(folio))
@@ -140,26 +141,21 @@ static struct folio *device_try_get(struct page *page)
 	return NULL;
 }
 
-/*
- * Is it worth a reference to try the lock? A reference would make the migration fail that
- * has the lock; and a folio that is being split has no references for a moment, but is
- * not free. A racy check is fine here. Without a reference the folio may have become a
- * tail page of one that is readied just now, for which folio_test_locked() has a
- * VM_BUG_ON(): so this reads the flag alone.
- */
-static bool device_seems_locked(const struct folio *folio)
-{
-	return test_bit(PG_locked, &folio->flags);
-}
-
-/* Returns false if slot @i is to be looked at again at once. */
+/* Try to lock the folio of slot @i. Returns false if the slot is to be tried again at once. */
 static bool device_lock_slot(struct device_collect *collect, unsigned long i)
 {
 	struct page *page =
 		pfn_to_page(collect->src_pfns[i] >> MIGRATE_PFN_SHIFT);
 	struct folio *folio;
 
-	if (device_seems_locked(page_folio(page)))
+	/*
+	 * Do not take a reference if the lock looks taken: it would fail the migration that
+	 * holds the lock. And a folio that is just being split has no references, but is
+	 * not free. A racy check is fine here. Without a reference, the page may just
+	 * become a tail page, for which folio_test_locked() has a VM_BUG_ON(); so read the
+	 * flag alone.
+	 */
+	if (test_bit(PG_locked, &page_folio(page)->flags))
 		return true;
 	folio = device_try_get(page);
 	if (!folio) {
@@ -178,10 +174,10 @@ static bool device_lock_slot(struct device_collect *collect, unsigned long i)
 	       device_follows_head(collect, i, page_folio(page));
 }
 
-/* Try those that are pending. Returns how many still are. */
+/* Try all pending slots once. Returns how many are still pending. */
 static unsigned long device_lock_pfns(struct device_collect *collect)
 {
-	unsigned long i, nr_again = 0;
+	unsigned long i, nr_retry = 0;
 
 	for (i = 0; i < collect->npages; i++) {
 		if (i % SWAP_CLUSTER_MAX == 0)
@@ -189,149 +185,58 @@ static unsigned long device_lock_pfns(struct device_collect *collect)
 		while (device_is_pending(collect->src_pfns[i]) &&
 		       !device_lock_slot(collect, i))
 			;
-		nr_again += device_is_pending(collect->src_pfns[i]);
+		nr_retry += device_is_pending(collect->src_pfns[i]);
 	}
-	return nr_again;
-}
-
-/* What is still pending stays; with @leave it is the caller's to look at again. */
-static void device_tally(struct device_collect *collect, bool leave)
-{
-	unsigned long *src_pfns = collect->src_pfns, i;
-
-	for (i = 0; i < collect->npages; i++) {
-		struct migrate_unit unit = {};
-
-		if (device_is_pending(src_pfns[i])) {
-			src_pfns[i] = leave ? MIGRATE_SRC_AGAIN : 0;
-			if (!leave)
-				migrate_left(collect->tally, MIGRATE_LEFT_LOCKED, 1);
-		} else if (src_pfns[i]) {
-			migrate_unit_at(&unit, src_pfns, NULL, i, collect->npages);
-			migrate_passed(collect->tally, unit.order);
-		}
-	}
+	return nr_retry;
 }
 
 /**
  * migrate_stage_lock_pfns() - the first stage, by device pfns
- * @src_pfns: the pfns, shifted by MIGRATE_PFN_SHIFT; then the units
- * @npages: how many they are
+ * @src_pfns: the pfns, shifted by MIGRATE_PFN_SHIFT; on return, the units
+ * @npages: the number of pfns
  * @flags: MIGRATE_COLLECT_LEAVE_LOCKED, as for migrate_stage_collect()
- * @tally: what is counted
+ * @stats: the counts of the stage
  *
- * What is locked by somebody is looked at once more, as in collect. A large folio is one
- * unit if all its pages are among the pfns, in their order; if not, it is split.
+ * Locked folios are retried once, as in collect. A large folio is one unit if the pfns have
+ * all of its pages in their order; otherwise it is split.
  *
  * Context: Sleeps, but not for a folio lock.
- * Return: how many slots are still locked.
+ * Return: the number of slots that are still locked. With MIGRATE_COLLECT_LEAVE_LOCKED,
+ * they have MIGRATE_SRC_RETRY.
  */
 unsigned long migrate_stage_lock_pfns(unsigned long *src_pfns, unsigned long npages,
-				      unsigned int flags, struct migrate_tally *tally)
+				      unsigned int flags, struct migrate_stats *stats)
 {
 	struct device_collect device = {
 		.src_pfns = src_pfns,
 		.npages = npages,
-		.tally = tally,
+		.stats = stats,
 	};
-	bool leave = flags & MIGRATE_COLLECT_LEAVE_LOCKED;
-	unsigned long first, locked;
+	bool leave_locked = flags & MIGRATE_COLLECT_LEAVE_LOCKED;
+	unsigned long first, locked, i;
 
 	first = device_lock_pfns(&device);
-	locked = first && !leave ? device_lock_pfns(&device) : first;
-	tally->again = first - locked;
-	device_tally(&device, leave);
+	locked = first && !leave_locked ? device_lock_pfns(&device) : first;
+	stats->retried = first - locked;
+	for (i = 0; i < npages; i++) {
+		struct migrate_unit unit = {};
+
+		if (!src_pfns[i])
+			continue;
+		if (!device_is_pending(src_pfns[i])) {
+			migrate_unit_at(&unit, src_pfns, NULL, i, npages);
+			migrate_stats_pass(stats, unit.order);
+		} else if (leave_locked) {
+			src_pfns[i] = MIGRATE_SRC_RETRY;
+		} else {
+			src_pfns[i] = 0;
+			migrate_stats_leave(stats, MIGRATE_LEFT_LOCKED, 1);
+		}
+	}
 	return locked;
 }
 
-/**
- * migrate_stage_device() - the first two stages, by device pfns
- * @src_pfns: the pfns, shifted by MIGRATE_PFN_SHIFT
- * @npages: how many they are
- * @collect: what is counted, of the locking
- * @unmap: what is counted, of the rest
- *
- * Context: Sleeps.
- */
-void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
-			  struct migrate_tally *collect,
-			  struct migrate_tally *unmap)
-{
-	struct migrate_call call = {};
-
-	migrate_stage_lock_pfns(src_pfns, npages, 0, collect);
-	migrate_stage_unmap(src_pfns, npages, NULL, &call, unmap);
-}
-
-static void device_setup(unsigned long *src_pfns, unsigned long npages)
-{
-	struct migrate_tally collect = migrate_tally_pfns(MIGRATE_STAGE_COLLECT, src_pfns, npages);
-	struct migrate_tally unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, src_pfns, npages);
-
-	migrate_stage_device(src_pfns, npages, &collect, &unmap);
-	migrate_tally_report(&collect);
-	migrate_tally_report(&unmap);
-}
-
-/**
- * migrate_device_range() - migrate device private pfns to normal memory.
- * @src_pfns: array large enough to hold migrating source device private pfns.
- * @start: starting pfn in the range to migrate.
- * @npages: number of pages to migrate.
- *
- * migrate_device_range() is similar in concept to migrate_vma_setup() except that
- * instead of looking up pages based on virtual address mappings a range of
- * device pfns that should be migrated to system memory is used instead.
- *
- * This is useful when a driver needs to free device memory but doesn't know the
- * virtual mappings of every page that may be in device memory. For example this
- * is often the case when a driver is being unloaded or unbound from a device.
- *
- * Like migrate_vma_setup() this function will take a reference and lock any
- * migrating pages that aren't free before unmapping them. Drivers may then
- * allocate destination pages and start copying data from the device to CPU
- * memory before calling migrate_device_pages().
- *
- * A driver that has large folios finds each of them whole, with
- * MIGRATE_PFN_COMPOUND in the first of its slots: see migrate_vma_setup(). At the
- * edges of the range they are split.
- *
- * Return: 0
- */
-int migrate_device_range(unsigned long *src_pfns, unsigned long start,
-			 unsigned long npages)
-{
-	unsigned long i;
-
-	for (i = 0; i < npages; i++)
-		src_pfns[i] = device_pending(start + i);
-	device_setup(src_pfns, npages);
-	return 0;
-}
-EXPORT_SYMBOL(migrate_device_range);
-
-/**
- * migrate_device_pfns() - migrate scattered device pfns to normal memory
- * @src_pfns: the device pfns; on return, what migrate_device_range() would have
- *	made of them
- * @npages: how many they are
- *
- * Like migrate_device_range(), for pfns that are not one after the other.
- *
- * Return: 0
- */
-int migrate_device_pfns(unsigned long *src_pfns, unsigned long npages)
-{
-	unsigned long i;
-
-	for (i = 0; i < npages; i++)
-		src_pfns[i] <<= MIGRATE_PFN_SHIFT;
-	device_setup(src_pfns, npages);
-	return 0;
-}
-EXPORT_SYMBOL(migrate_device_pfns);
-
-/* The folio to move @folio to; none that is smaller. */
+/* A folio to move @folio to, of the same order. */
 static struct folio *device_coherent_alloc(struct folio *folio)
 {
 	gfp_t gfp = folio_test_large(folio) ? GFP_TRANSHUGE_LIGHT : GFP_USER;
@@ -339,33 +244,20 @@ static struct folio *device_coherent_alloc(struct folio *folio)
 	return folio_alloc(gfp | __GFP_NOWARN, folio_order(folio));
 }
 
-/* All stages for a unit that unmap has not restored. */
-static int device_coherent_move(unsigned long src, struct folio *newfolio)
-{
-	struct folio *folio = page_folio(migrate_pfn_to_page(src));
-	unsigned long dst = migrate_pfn(folio_pfn(newfolio));
-
-	folio_lock(newfolio);
-	migrate_device_pages(&src, &dst, 1);
-	if (src & MIGRATE_PFN_MIGRATE)
-		folio_copy(newfolio, folio);
-	migrate_device_finalize(&src, &dst, 1);
-	return src & MIGRATE_PFN_MIGRATE ? 0 : -EBUSY;
-}
-
 /*
- * Migrate a device coherent folio back to normal memory. The caller should have
- * a reference on folio, which is dropped. Returns 0 also if nobody maps the folio
- * any more, so that there was nothing to migrate: the caller looks again. Of a
- * large folio for which there is no memory it is the first page that migrates; the
- * caller will meet the others.
+ * Migrate a device coherent folio back to normal memory. The caller should have a reference
+ * on folio, which is dropped. If no large folio can be allocated, only the first page
+ * migrates, and the caller will meet the others.
+ *
+ * Return: 0 if it was migrated, or if it is not mapped any more, so that the caller has to
+ * look again; -EBUSY otherwise.
  */
 int migrate_device_coherent_folio(struct folio *folio)
 {
 	struct folio *newfolio = device_coherent_alloc(folio);
-	struct migrate_call call = {};
-	struct migrate_tally unmap;
-	unsigned long src = 0;
+	struct migrate_ctx ctx = {};
+	struct migrate_stats unmap;
+	unsigned long src = 0, dst;
 	int ret = -EBUSY;
 
 	folio_lock(folio);
@@ -374,10 +266,7 @@ int migrate_device_coherent_folio(struct folio *folio)
 	if (newfolio && folio_order(newfolio) == folio_order(folio))
 		src = device_src(folio);
 	if (!src) {
-		/*
-		 * If nobody maps it any more, or it was split before it was
-		 * locked, whoever wanted it looks again.
-		 */
+		/* The caller looks again if it was unmapped, or split before it was locked. */
 		if (!folio_mapped(folio) ||
 		    (newfolio && folio_order(newfolio) != folio_order(folio)))
 			ret = 0;
@@ -385,11 +274,19 @@ int migrate_device_coherent_folio(struct folio *folio)
 		folio_put(folio);
 		goto out;
 	}
-	unmap = migrate_tally_pfns(MIGRATE_STAGE_UNMAP, &src, 1);
-	migrate_stage_unmap(&src, 1, NULL, &call, &unmap);
-	migrate_tally_report(&unmap);
-	if (src)
-		return device_coherent_move(src, newfolio);
+	unmap = migrate_stats_init_pfns(MIGRATE_STAGE_UNMAP, &src, 1);
+	migrate_stage_unmap(&src, 1, NULL, &ctx, &unmap);
+	migrate_stats_report(&unmap);
+	/* The unmap stage has restored the folio if src is 0. */
+	if (src) {
+		dst = migrate_pfn(folio_pfn(newfolio));
+		folio_lock(newfolio);
+		migrate_device_pages(&src, &dst, 1);
+		if (src & MIGRATE_PFN_MIGRATE)
+			folio_copy(newfolio, folio);
+		migrate_device_finalize(&src, &dst, 1);
+		return src & MIGRATE_PFN_MIGRATE ? 0 : -EBUSY;
+	}
 out:
 	if (newfolio)
 		folio_put(newfolio);

@@ -1,29 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Range migration, the last stage: migration entries become entries again, of
- * the new folio or of the old one.
+ * Range migration, the last stage: replace migration entries by the new folio, or restore
+ * the old one.
  *
- * It is the mirror of collect: what only this range mapped has its migration
- * entries where collect put them, so the page table is walked once and the rmap
- * not at all. "Only this range mapped it" means that collect left no mapping,
- * under the folio lock. As long as that is held, no mapping can be added: faults
- * take the lock, and fork() of this mm would need mmap_lock for writing. What can
- * happen beside us, and why that is harmless:
+ * Finalize mirrors collect: the migration entries of a folio that only this range mapped
+ * are where collect installed them, so it walks the page table once and the rmap not at
+ * all. "Only this range mapped it" means that collect left no mapping, under the folio
+ * lock. While that lock is held, no mapping can be added: faults take the lock, and fork()
+ * of this mm needs mmap_lock for writing. The following may happen concurrently, and is
+ * harmless:
  *
- * - MADV_DONTNEED and the OOM reaper zap the migration entry, and a new page may
- *   be faulted in. So nothing is assumed of an entry: it must be a migration
- *   entry and have the pfn of our source. Otherwise there is nothing to replace,
- *   and the new folio goes away with our reference.
- * - userfaultfd write-protects the migration entry. So all bits are taken from
- *   the entry as it is now, and none from src[].
- * - UFFDIO_MOVE and MADV_FREE meet a migration entry: the one waits until it is
- *   gone, the other leaves it alone.
- * - Another mm that maps the same folio forks or exits. Then collect left a
- *   mapping, MIGRATE_PFN_RMAP is set, and the rmap finds what there is: fork()
- *   inserts the child into the anon_vma's tree behind the parent, under its lock.
- * - The page table is gone (of a private file mapping: khugepaged). Then it has
- *   no entries.
- * - This mm exits: the caller has mm_users.
+ * - MADV_DONTNEED and the OOM reaper zap the migration entry, and a fault may map a new page.
+ *   So finalize checks that the PTE is a migration entry with the pfn of the source.
+ *   Otherwise it replaces nothing, and dropping its reference frees the new folio.
+ * - userfaultfd write-protects the migration entry. So finalize takes all bits from the entry
+ *   as it is now, and none from src[].
+ * - UFFDIO_MOVE waits for a migration entry to go away; MADV_FREE leaves it alone.
+ * - Another mm that maps the same folio forks or exits. Then collect left a mapping, and
+ *   MIGRATE_PFN_RMAP makes finalize walk the rmap. The walk finds all mappings: fork() inserts
+ *   the child into the anon_vma's tree behind the parent, under the anon_vma lock.
+ * - khugepaged frees the page table, of a private file mapping. Then it has no entries.
+ * - This mm does not exit: the caller holds mm_users.
  */
 #include <linux/export.h>
 #include <linux/memremap.h>
@@ -37,9 +34,58 @@
 #include "../internal.h"
 #include "internal.h"
 
+/**
+ * struct finalize - state of the finalize stage
+ * @migrate: the range; NULL without a vma
+ * @fault_page: see &migrate_vma.fault_page
+ * @mlocked: the vma is VM_LOCKED; stable, since changing it needs mmap_lock for writing
+ * @src: the old folios
+ * @dst: the new ones
+ * @ctx: where isolated pages are counted
+ * @zone: page_zone_id() of the last source
+ * @zone_isolated: sources in this zone were isolated from the LRU: they are not device memory
+ * @nid: the node of this zone
+ * @nr_putback: pages of sources in this zone that are not isolated any more, but not yet
+ *	subtracted from NR_ISOLATED_ANON
+ * @stats: the counts of the stage
+ * @pages: folios to free, linked by their lru: system memory that has migrated
+ * @batch: other folios to put
+ * @lru: folios to add to the LRU before the PTL is dropped
+ * @nr: an upper limit of the number of folios in each of @pages, @batch and @lru
+ * @rmap: anonymous mappings to account for before the PTL is dropped
+ * @rmap_file: file mappings to account for before the PTL is dropped
+ *
+ * References are dropped in batches, outside of all locks.
+ */
+struct finalize {
+	struct migrate_vma *migrate;
+	struct page *fault_page;
+	bool mlocked;
+	unsigned long *src;
+	unsigned long *dst;
+	struct migrate_ctx *ctx;
+	int zone;
+	bool zone_isolated;
+	int nid;
+	long nr_putback;
+	struct migrate_stats *stats;
+	struct list_head pages;
+	struct folio_batch batch;
+	struct folio_batch lru;
+	unsigned int nr;
+	struct rmap_batch rmap;
+	struct rmap_batch rmap_file;
+};
+
+/* Is the batch too full for the two folios of another unit? */
+static bool finalize_is_full(struct finalize *finalize)
+{
+	return finalize->nr + 2 > PAGEVEC_SIZE;
+}
+
 /*
- * A driver may come here without the pages stage, after an error. Then its pages
- * have no identity, whatever src[] says.
+ * Has the unit a new identity? A driver may call finalize without the pages stage, after an
+ * error. Then the new folio has no mapping, whatever src[] says.
  */
 static __always_inline bool
 finalize_is_migrated(const struct migrate_unit *unit)
@@ -60,64 +106,12 @@ static __always_inline bool finalize_is_ours(pte_t pte, struct page *page)
 	       swp_offset_pfn(entry) == page_to_pfn(page);
 }
 
-/**
- * struct finalize - the last stage at work
- * @migrate: the range; NULL if there is no vma
- * @fault_page: see struct migrate_vma
- * @mlocked: the vma is; that cannot change, as it needs mmap_lock for writing
- * @src: the old folios
- * @dst: the new ones
- * @npages: how many slots both have
- * @call: where isolated folios are counted
- * @zone: the zone of the last source, as page_zone_id() says
- * @zone_isolated: the unmap stage has isolated what is of that zone: it is no device's
- * @nid: the node of that zone
- * @over: how many pages of that zone had units that are over, and are still to be counted
- * @tally: what is counted
- * @pages: folios to drop our reference to, by their lru: of system memory, and no
- *	longer anybody's
- * @batch: other folios to drop our reference to
- * @lru: folios to put on the LRU before the page-table lock is dropped
- * @nr: how many folios @pages, @batch or @lru may have got
- * @rmap: what is to be accounted for before the page-table lock is dropped
- * @rmap_file: the same of files
- *
- * What is dropped is dropped outside of all locks, before there is too much.
- */
-struct finalize {
-	struct migrate_vma *migrate;
-	struct page *fault_page;
-	bool mlocked;
-	unsigned long *src;
-	unsigned long *dst;
-	unsigned long npages;
-	struct migrate_call *call;
-	int zone;
-	bool zone_isolated;
-	int nid;
-	long over;
-	struct migrate_tally *tally;
-	struct list_head pages;
-	struct folio_batch batch;
-	struct folio_batch lru;
-	unsigned int nr;
-	struct rmap_batch rmap;
-	struct rmap_batch rmap_file;
-};
-
-/* No room for the folios of another unit. */
-static bool finalize_is_full(struct finalize *finalize)
-{
-	return finalize->nr + 2 > PAGEVEC_SIZE;
-}
-
-/* What is over of the last zone is not isolated any more. */
 static void finalize_count_isolated(struct finalize *finalize)
 {
-	if (finalize->over && finalize->zone_isolated)
-		migrate_count_isolated(finalize->call, finalize->nid, false,
-				       -finalize->over);
-	finalize->over = 0;
+	if (finalize->nr_putback && finalize->zone_isolated)
+		migrate_count_isolated(finalize->ctx, finalize->nid, false,
+				       -finalize->nr_putback);
+	finalize->nr_putback = 0;
 }
 
 static noinline void finalize_next_zone(struct finalize *finalize,
@@ -130,25 +124,25 @@ static noinline void finalize_next_zone(struct finalize *finalize,
 }
 
 /*
- * The unit of @src, which has @nr_pages and now is, or still is, @folio, is over. Sources mostly
- * are of one zone.
+ * Count the @nr_pages pages of @src as not isolated any more. @folio is the folio that the
+ * unit has now, the new one or @src. Consecutive sources mostly are in the same zone, so
+ * they are counted at once.
  */
-static __always_inline void finalize_over(struct finalize *finalize, struct folio *src,
-					  struct folio *folio, long nr_pages)
+static __always_inline void finalize_putback(struct finalize *finalize, struct folio *src,
+					     struct folio *folio, long nr_pages)
 {
 	if (unlikely(page_zone_id(&src->page) != finalize->zone))
 		finalize_next_zone(finalize, src);
 	if (unlikely(migrate_isolated_as_file(folio)))
-		migrate_count_isolated(finalize->call, finalize->nid, true, -nr_pages);
+		migrate_count_isolated(finalize->ctx, finalize->nid, true, -nr_pages);
 	else
-		finalize->over += nr_pages;
+		finalize->nr_putback += nr_pages;
 }
 
 /*
- * Unlock a folio and note that our reference goes.
- *
- * The lru of a source that has migrated is free if it was isolated: it is charged
- * to nobody. finalize_over() comes before.
+ * Unlock a folio, and queue it to drop the reference. A source that was isolated and has
+ * migrated is on no list and not charged to a memcg, so it can be queued by its lru. Comes
+ * after finalize_putback(), which sets the zone.
  */
 static __always_inline void
 finalize_drop(struct finalize *finalize, struct folio *folio, bool migrated)
@@ -169,8 +163,8 @@ static void finalize_put(struct finalize *finalize)
 }
 
 /*
- * Map @nr pages of @folio from @page on, where @old_pte is the migration entry of
- * the first one, and the others' are like it.
+ * Map @nr pages of @folio from @page on, in place of the migration entries at @ptep.
+ * @old_pte is the first entry; the others differ only by consecutive pfns.
  */
 static __always_inline void
 finalize_map(struct finalize *finalize, struct folio *folio, struct page *page,
@@ -197,13 +191,13 @@ finalize_map(struct finalize *finalize, struct folio *folio, struct page *page,
 	if (unlikely(finalize->mlocked))
 		mlock_drain_local();
 	trace_remove_migration_pte(addr, pte_val(pte), folio_order(folio));
-	/* No need to invalidate: it was not present before. */
+	/* No need to flush the TLB: the PTEs were not present before. */
 	update_mmu_cache_range(NULL, vma, addr, ptep, nr);
 }
 
 /*
- * To the LRU before it is mapped, for mlock's count: see migrate_folio_move().
- * Where nothing is locked, it goes there together with others.
+ * Add a folio to the LRU before it is mapped, for the mlock count: see
+ * migrate_folio_move(). If the vma is not mlocked, the folio only joins the batch.
  */
 static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
 {
@@ -218,40 +212,9 @@ static void finalize_add_lru(struct finalize *finalize, struct folio *folio)
 }
 
 /*
- * Map a large folio, run by run. What is not ours any more is zapped, or was: then
- * the folio is mapped in part, and no rmap function has noted it. Returns how many
- * of its pages are mapped; each mapping has a reference, and one of these was ours.
+ * Are the migration entries of the unit only in this page table, and is it large or not, as
+ * @large asks?
  */
-static __always_inline unsigned int
-finalize_map_large(struct finalize *finalize, const struct migrate_unit *unit,
-		   struct folio *folio, unsigned long addr, pte_t *ptep)
-{
-	unsigned int nr_pages = migrate_unit_pages(unit);
-	unsigned int i, nr, mapped = 0;
-
-	for (i = 0; i < nr_pages; i += nr) {
-		pte_t pte = ptep_get(ptep + i);
-
-		nr = 1;
-		if (!finalize_is_ours(pte, unit->page + i))
-			continue;
-		nr = migrate_swp_run_length(ptep + i, pte, nr_pages - i);
-		if (!mapped)
-			finalize_add_lru(finalize, folio);
-		/* Before somebody can see the mappings; one we have. */
-		if (nr > !mapped)
-			folio_ref_add(folio, nr - !mapped);
-		finalize_map(finalize, folio, folio_page(folio, i),
-			     addr + i * PAGE_SIZE, ptep + i, pte, nr);
-		mapped += nr;
-	}
-	if (mapped && mapped < nr_pages && folio_test_anon(folio) &&
-	    !folio_is_zone_device(folio))
-		deferred_split_folio(folio, true);
-	return mapped;
-}
-
-/* Is it enough to look into the page table, for a unit that is large or is not? */
 static __always_inline bool
 finalize_can_place(const struct migrate_unit *unit, bool large)
 {
@@ -261,33 +224,58 @@ finalize_can_place(const struct migrate_unit *unit, bool large)
 }
 
 /*
- * As finalize_place() does, for a large unit that has migrated; if it has not, the
- * driver may have had pages for parts of it.
+ * Place a large unit that has migrated, like finalize_place(), but run by run. If some of
+ * its PTEs were zapped, then the folio is partially mapped; no rmap function has noticed
+ * that, so queue it for deferred split here.
+ *
+ * A unit that has not migrated takes the slow path, since the driver may have given pages
+ * for parts of it.
  */
 static bool finalize_place_large(struct finalize *finalize,
 				 const struct migrate_unit *unit, pte_t *ptep)
 {
 	unsigned long addr = finalize->migrate->start + unit->index * PAGE_SIZE;
+	unsigned int nr_pages = migrate_unit_pages(unit), mapped = 0, nr, i;
+	struct folio *src = migrate_unit_folio(unit);
 	struct folio *dst = migrate_unit_newfolio(unit);
 
-	if (!finalize_is_migrated(unit) ||
-	    !finalize_map_large(finalize, unit, dst, addr, ptep))
+	if (!finalize_is_migrated(unit))
 		return false;
+	for (i = 0; i < nr_pages; i += nr) {
+		pte_t pte = ptep_get(ptep + i);
 
-	finalize_over(finalize, migrate_unit_folio(unit), dst,
-		      migrate_unit_pages(unit));
+		nr = 1;
+		if (!finalize_is_ours(pte, unit->page + i))
+			continue;
+		nr = migrate_swp_run_length(ptep + i, pte, nr_pages - i);
+		if (!mapped)
+			finalize_add_lru(finalize, dst);
+		/* A reference for each mapping, before it is visible; one is at hand. */
+		if (nr > !mapped)
+			folio_ref_add(dst, nr - !mapped);
+		finalize_map(finalize, dst, folio_page(dst, i),
+			     addr + i * PAGE_SIZE, ptep + i, pte, nr);
+		mapped += nr;
+	}
+	if (!mapped)
+		return false;
+	if (mapped < nr_pages && folio_test_anon(dst) && !folio_is_zone_device(dst))
+		deferred_split_folio(dst, true);
+
+	finalize_putback(finalize, src, dst, nr_pages);
 	folio_unlock(dst);
-	migrate_passed(finalize->tally, unit->order);
-	finalize_drop(finalize, migrate_unit_folio(unit), true);
+	migrate_stats_pass(finalize->stats, unit->order);
+	finalize_drop(finalize, src, true);
 	return true;
 }
 
 /*
- * Map a unit where collect unmapped it. Our reference to the folio becomes the
- * mapping's, so the folio is unlocked here: once the page-table lock is dropped,
- * it can be zapped, and is not ours to look at any more. Who waits for the
- * migration entry waits for the old folio's lock without a reference to it: that
- * comes after the entry, and our reference goes last.
+ * Map a unit of one page where collect unmapped it. The mapping takes over the reference to
+ * the folio. So unlock the folio here: once the PTL is dropped, a zap can free it, and
+ * finalize must not touch it any more.
+ *
+ * Waiters for the migration entry wait for the lock of the old folio and hold no reference:
+ * install the PTE, unlock the old folio, and drop the reference last.
  */
 static __always_inline bool
 finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
@@ -303,12 +291,12 @@ finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
 	if (!finalize_is_ours(pte, unit->page))
 		return false;
 
-	finalize_over(finalize, src, folio, 1);
+	finalize_putback(finalize, src, folio, 1);
 	finalize_add_lru(finalize, folio);
 	finalize_map(finalize, folio, &folio->page, addr, ptep, pte, 1);
 	if (likely(migrated)) {
 		folio_unlock(dst);
-		migrate_passed(finalize->tally, unit->order);
+		migrate_stats_pass(finalize->stats, unit->order);
 		finalize_drop(finalize, src, true);
 		return true;
 	}
@@ -319,10 +307,11 @@ finalize_place(struct finalize *finalize, const struct migrate_unit *unit,
 }
 
 /*
- * Place the units of one page table, from slot @first to @end, @ptep being the
- * entry of @first. Returns the slot where that came to an end, because its unit
- * cannot be placed or because there is too much to drop. Large units have a loop of
- * their own, so that the registers of this one are the small ones'.
+ * Place the units from slot @first to @end, whose migration entries are in one page table,
+ * from @ptep on. Ends at a unit that cannot be placed, or when the batch is full. @large is
+ * constant: large units have a separate loop, which keeps the loop over small ones tight.
+ *
+ * Return: the slot to continue at.
  */
 static __always_inline unsigned long
 finalize_place_units(struct finalize *finalize, unsigned long first,
@@ -348,12 +337,12 @@ finalize_place_units(struct finalize *finalize, unsigned long first,
 		next = unit.next;
 	}
 	/*
-	 * Before they are on the LRU: a file's folio may be mapped elsewhere by now, and what
-	 * is isolated there may change its memcg.
+	 * The rmap comes before the LRU: a folio of a file may have other mappings by now,
+	 * and a folio that reclaim isolates from the LRU may change its memcg.
 	 */
 	rmap_batch_flush(&finalize->rmap);
 	rmap_batch_flush(&finalize->rmap_file);
-	/* The mappings keep the folios here until the lock is dropped. */
+	/* The PTL keeps the folios mapped, and so alive. */
 	folio_batch_add_lru(&finalize->lru);
 	return next;
 }
@@ -366,8 +355,10 @@ finalize_place_large_units(struct finalize *finalize, unsigned long first,
 }
 
 /*
- * The same, with what is needed to get at the page table. There is none if a PMD
- * had mapped the unit at @first, and has the migration entry still.
+ * Place units in the page table that maps slot @first. If a PMD mapped this unit and still
+ * has its migration entry, the page table does not exist.
+ *
+ * Return: the slot to continue at; @first if its unit could not be placed.
  */
 static unsigned long finalize_table(struct finalize *finalize,
 				    unsigned long first, bool large)
@@ -398,27 +389,22 @@ static unsigned long finalize_table(struct finalize *finalize,
 	return next;
 }
 
-#ifdef CONFIG_ARCH_ENABLE_THP_MIGRATION
-static bool finalize_is_ours_pmd(pmd_t pmd, struct page *page)
-{
-	return is_pmd_migration_entry(pmd) &&
-	       swp_offset_pfn(pmd_to_swp_entry(pmd)) == page_to_pfn(page);
-}
-
 /*
- * Place a unit where a PMD mapped it. Returns false if that is not what is there:
- * a part of it may be zapped meanwhile, and the rest be in a page table.
+ * Map @folio by a PMD where collect has unmapped the unit's PMD. Returns false if the PMD
+ * is not its migration entry any more: a part may have been zapped, so that the rest is in
+ * a page table.
  */
 static bool finalize_place_pmd(struct finalize *finalize,
 			       const struct migrate_unit *unit,
 			       struct folio *folio)
 {
+#ifdef CONFIG_ARCH_ENABLE_THP_MIGRATION
 	struct vm_area_struct *vma = finalize->migrate->vma;
 	struct page_vma_mapped_walk pvmw = {
 		.vma = vma,
 		.address = finalize->migrate->start + unit->index * PAGE_SIZE,
 	};
-	spinlock_t *ptl;	/* of the page table */
+	spinlock_t *ptl;	/* of the PMD */
 	bool ours;
 
 	mmap_assert_locked(vma->vm_mm);
@@ -426,7 +412,8 @@ static bool finalize_place_pmd(struct finalize *finalize,
 	if (!pvmw.pmd)
 		return false;
 	ptl = pmd_lock(vma->vm_mm, pvmw.pmd);
-	ours = finalize_is_ours_pmd(*pvmw.pmd, unit->page);
+	ours = is_pmd_migration_entry(*pvmw.pmd) &&
+	       swp_offset_pfn(pmd_to_swp_entry(*pvmw.pmd)) == page_to_pfn(unit->page);
 	if (ours) {
 		/* Before it is mapped, see finalize_add_lru(). */
 		if (!folio_is_zone_device(folio))
@@ -435,24 +422,12 @@ static bool finalize_place_pmd(struct finalize *finalize,
 	}
 	spin_unlock(ptl);
 	return ours;
-}
 #else
-static bool finalize_place_pmd(struct finalize *finalize,
-			       const struct migrate_unit *unit,
-			       struct folio *folio)
-{
 	return false;
-}
 #endif
-
-static bool finalize_can_place_pmd(struct finalize *finalize,
-				   const struct migrate_unit *unit)
-{
-	return finalize->migrate && unit->order &&
-	       !(*unit->src & MIGRATE_PFN_RMAP);
 }
 
-/* Pages that the driver had for parts of a unit that then has not been split. */
+/* Put the pages that the driver gave for parts of a unit that was not split. */
 static void finalize_drop_parts(struct finalize *finalize,
 				const struct migrate_unit *unit)
 {
@@ -471,26 +446,30 @@ static void finalize_drop_parts(struct finalize *finalize,
 	}
 }
 
-/* A unit whose mappings only the rmap can find, if there are any; or a hole. */
+/*
+ * Finalize a unit that was not placed in its page table: replace its PMD or walk the rmap.
+ * The pages stage has mapped holes already, so only the references to their folios are
+ * dropped.
+ */
 static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 {
 	bool migrated = unit->page && finalize_is_migrated(unit);
 	struct folio *src, *folio;
 
-	/* Holes are in the page tables since the pages stage. */
 	if (migrated)
-		migrate_passed(finalize->tally, unit->order);
+		migrate_stats_pass(finalize->stats, unit->order);
 	finalize->nr += !!unit->page + !!unit->newpage;
 	finalize_drop_parts(finalize, unit);
 	if (unit->page) {
 		src = migrate_unit_folio(unit);
 		folio = migrated ? migrate_unit_newfolio(unit) : src;
-		finalize_over(finalize, src, folio, migrate_unit_pages(unit));
-		if (!finalize_can_place_pmd(finalize, unit) ||
+		finalize_putback(finalize, src, folio, migrate_unit_pages(unit));
+		if (!finalize->migrate || !unit->order ||
+		    (*unit->src & MIGRATE_PFN_RMAP) ||
 		    !finalize_place_pmd(finalize, unit, folio)) {
 			if (!folio_is_zone_device(folio))
 				folio_add_lru(folio);
-			/* For mlock's count, which others may have a part in. */
+			/* For the mlock count; other vmas may have mlocked the folio. */
 			if (finalize->mlocked || folio_test_unevictable(folio))
 				lru_add_drain();
 			remove_migration_ptes(src, folio, 0);
@@ -502,45 +481,23 @@ static void finalize_unit(struct finalize *finalize, struct migrate_unit *unit)
 		finalize_drop(finalize, migrate_unit_newfolio(unit), false);
 }
 
-/*
- * Finalize some units from slot @index on. Returns the slot from which to go on:
- * there is always progress, as what cannot be placed goes through the rmap.
- */
-static unsigned long finalize_some(struct finalize *finalize,
-				   unsigned long index)
-{
-	struct migrate_unit unit = {};
-	unsigned long next;
-
-	if (!migrate_unit_at(&unit, finalize->src, finalize->dst, index,
-			     finalize->npages))
-		return finalize->npages;
-	if (finalize->migrate && finalize_can_place(&unit, unit.order)) {
-		next = finalize_table(finalize, unit.index, unit.order);
-		if (next != unit.index)
-			return next;
-	}
-	finalize_unit(finalize, &unit);
-	return unit.next;
-}
-
 /**
- * migrate_stage_finalize() - the last stage: migration entries become entries
- * @src: what the stages before made
+ * migrate_stage_finalize() - the last stage: replace the migration entries
+ * @src: the array of sources, from the previous stages
  * @dst: the driver's new pages
- * @npages: how many slots both have
- * @migrate: the range, whose page tables have the entries of what only this
- *	range mapped; or NULL, and everything goes through the rmap
- * @call: what the stages of the call share
- * @tally: what is counted
+ * @npages: the number of slots in both
+ * @migrate: the range, whose page tables have the migration entries of folios that only this
+ *	range mapped; NULL to walk the rmap for all folios
+ * @ctx: what the stages share
+ * @stats: the counts of the stage
  *
- * Context: the folios of @src and @dst are locked; they are unlocked, and the
- * references to them dropped. mmap_lock is held if @migrate is not NULL. Sleeps.
+ * Context: The folios of @src and @dst are locked; finalize unlocks them and drops the
+ * references. mmap_lock is held if @migrate is not NULL. Sleeps.
  */
 void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 			    unsigned long npages, struct migrate_vma *migrate,
-			    struct migrate_call *call,
-			    struct migrate_tally *tally)
+			    struct migrate_ctx *ctx,
+			    struct migrate_stats *stats)
 {
 	struct finalize finalize = {
 		.migrate = migrate,
@@ -548,73 +505,33 @@ void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 		.mlocked = migrate && (migrate->vma->vm_flags & VM_LOCKED),
 		.src = src,
 		.dst = dst,
-		.npages = npages,
-		.call = call,
+		.ctx = ctx,
 		.zone = -1,
-		.tally = tally,
+		.stats = stats,
 	};
-	unsigned long index = 0;
+	struct migrate_unit unit = {};
+	unsigned long index = 0, next;
 
 	INIT_LIST_HEAD(&finalize.pages);
 	folio_batch_init(&finalize.batch);
 	folio_batch_init(&finalize.lru);
-	while (index < npages) {
+	while (migrate_unit_at(&unit, src, dst, index, npages)) {
 		if (finalize_is_full(&finalize))
 			finalize_put(&finalize);
-		index = finalize_some(&finalize, index);
+		index = unit.index;
+		if (migrate && finalize_can_place(&unit, unit.order)) {
+			next = finalize_table(&finalize, index, unit.order);
+			if (next != index) {
+				index = next;
+				continue;
+			}
+		}
+		/* The slow path always makes progress. */
+		finalize_unit(&finalize, &unit);
+		index = unit.next;
 	}
 	finalize_count_isolated(&finalize);
 	finalize_put(&finalize);
 }
-
-/**
- * migrate_device_finalize() - complete page migration
- * @src_pfns: src_pfns returned from migrate_device_range()
- * @dst_pfns: array of pfns allocated by the driver to migrate memory to
- * @npages: number of pages in the range
- *
- * Completes migration of the page by removing special migration entries.
- * Drivers must ensure copying of page data is complete and visible to the CPU
- * before calling this.
- */
-void migrate_device_finalize(unsigned long *src_pfns, unsigned long *dst_pfns,
-			     unsigned long npages)
-{
-	struct migrate_tally tally = migrate_tally_pfns(MIGRATE_STAGE_FINALIZE, src_pfns, npages);
-	struct migrate_call call = {};
-
-	migrate_stage_finalize(src_pfns, dst_pfns, npages, NULL, &call, &tally);
-	migrate_tally_report(&tally);
-}
-EXPORT_SYMBOL(migrate_device_finalize);
-
-/**
- * migrate_vma_finalize() - restore CPU page table entry
- * @migrate: migrate struct containing all migration information
- *
- * This replaces the special migration pte entry with either a mapping to the
- * new page if migration was successful for that page, or to the original page
- * otherwise.
- *
- * This also unlocks the pages and puts them back on the lru, or drops the extra
- * refcount, for device pages.
- *
- * Context: mmap_lock has been held, for reading at least, since before
- * migrate_vma_setup(). The page tables are walked, and would be freed without it: a
- * driver that drops it in between gets a warning here and in migrate_vma_pages().
- * Before Linux 6.12's series of range migration, the rmap found the entries, and a
- * driver that had dropped mmap_lock got away with it as long as the anon_vma lived.
- */
-void migrate_vma_finalize(struct migrate_vma *migrate)
-{
-	struct migrate_tally tally = migrate_tally_init(MIGRATE_STAGE_FINALIZE, migrate);
-	struct migrate_call call = {};
-
-	mmap_assert_locked(migrate->vma->vm_mm);
-	migrate_stage_finalize(migrate->src, migrate->dst, migrate->npages,
-			       migrate, &call, &tally);
-	migrate_tally_report(&tally);
-}
-EXPORT_SYMBOL(migrate_vma_finalize);
 
 #include "tests/finalize-kunit.h"

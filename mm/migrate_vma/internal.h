@@ -2,135 +2,53 @@
 /*
  * Range migration: what its stages share.
  *
- * A migration is two arrays with a slot for each page of a range, and four
- * stages over them:
+ * A migration works on two arrays with a slot for each page of a range. Four stages run
+ * over them:
  *
- *   collect   page tables -> src[]: lock the folios, put migration entries in
- *   unmap     take the folios off the LRU, and their other mappings away
- *   pages     the old folio's identity moves to the new one; holes are filled
- *   finalize  migration entries -> the new folio, or back to the old one
+ *   collect   page tables -> src[]: lock the folios, install migration entries
+ *   unmap     isolate the folios from the LRU, remove their other mappings
+ *   pages     move the old folio's identity to the new one; fill holes
+ *   finalize  replace the migration entries by the new folio, or restore the old one
  *
- * What a stage may rely on, for each unit whose src[] entry has both
+ * A stage relies on the following, for each unit whose src[] entry has both
  * MIGRATE_PFN_VALID and MIGRATE_PFN_MIGRATE:
  *
- *   after collect   the folio is locked and this migration has one reference to
- *                   it, which is the one that the mapping had
- *   after unmap     nothing maps it any more, it is not on the LRU, and nobody
- *                   else has a reference to it, so its contents are stable
+ *   after collect   the folio is locked, and the migration holds one reference to it, which
+ *                   it took over from the mapping
+ *   after unmap     nothing maps the folio, it is isolated from the LRU, and only the
+ *                   migration and the page cache refer to it, so its contents are stable
  *
- * A unit that cannot go on is put back as it was, in the stage that finds out,
- * and counted by its reason.
+ * A stage restores the mappings of a unit that cannot go on, and counts its pages by the
+ * reason.
  */
 #ifndef _MM_MIGRATE_VMA_INTERNAL_H
 #define _MM_MIGRATE_VMA_INTERNAL_H
 
-#include <linux/migrate.h>
-#include <linux/mm.h>
-#include <linux/mmzone.h>
-#include <linux/rmap.h>
-#include "../internal.h"
+#include "unit.h"
 
 /*
- * Bits of src[] entries that are the stages' own. Drivers do not look at them. After
- * setup, a driver may clear MIGRATE_PFN_MIGRATE in an entry, and change nothing else.
- * With these, all bits below MIGRATE_PFN_SHIFT are in use.
+ * Flags of migrate_stage_collect(), for hmm_migrate_range():
  *
- * MIGRATE_PFN_RMAP	there are, or were, mappings that collect did not meet:
- *			only the rmap finds all of them
- * MIGRATE_PFN_ANON_VMA	folio->private is a reference to the folio's anon_vma,
- *			see device.c; the folio is a device's
- */
-#define MIGRATE_PFN_RMAP	BIT(2)
-#define MIGRATE_PFN_ANON_VMA	BIT(5)
-
-static_assert(BIT(MIGRATE_PFN_SHIFT) > MIGRATE_PFN_ANON_VMA);
-
-/*
- * Only inside collect, but for MIGRATE_COLLECT_LEAVE_LOCKED: the folio lock was taken,
- * look at this address again. It is the address that is remembered and not the
- * folio: the reference that would keep the folio from going away would also make the
- * migration fail that holds the lock. Bit 0, MIGRATE_PFN_VALID, is clear.
- */
-#define MIGRATE_SRC_AGAIN	BIT(MIGRATE_PFN_SHIFT)
-
-/* In dst[], after the pages stage: see &migrate_tally.defer_writeback. */
-#define MIGRATE_DST_AGAIN	BIT(2)
-
-/*
- * For migrate_stage_collect(), by hmm_migrate_range():
+ * MIGRATE_COLLECT_LEAVE_LOCKED	do not retry locked folios, but leave MIGRATE_SRC_RETRY in
+ *				their slots
+ * MIGRATE_COLLECT_TO_DEVICE	the destination is device memory
+ * MIGRATE_COLLECT_NO_HOLES	the caller does not fill holes: count them as empty and not
+ *				as left
+ * MIGRATE_COLLECT_NO_SPLIT	leave a large folio that does not lie in the range whole,
+ *				instead of splitting it
  *
- * MIGRATE_COLLECT_LEAVE_LOCKED	do not look again at what is locked: leave
- *				MIGRATE_SRC_AGAIN in the slots
- * MIGRATE_COLLECT_TO_DEVICE	the destination is a device's memory
- * MIGRATE_COLLECT_NO_HOLES	holes are not to be filled, and are not left either
- * MIGRATE_COLLECT_NO_SPLIT	a large folio that is not in the range whole stays
- *
- * Files' memory moves to ordinary memory only: MIGRATE_COLLECT_TO_DEVICE leaves it. The three
- * calls do not know the destination; for them the pages stage looks.
+ * File memory migrates to ordinary memory only, so MIGRATE_COLLECT_TO_DEVICE leaves it.
+ * migrate_vma_setup() does not know the destination; for it, the pages stage refuses.
  */
 #define MIGRATE_COLLECT_LEAVE_LOCKED	BIT(0)
 #define MIGRATE_COLLECT_TO_DEVICE	BIT(1)
 #define MIGRATE_COLLECT_NO_HOLES	BIT(2)
 #define MIGRATE_COLLECT_NO_SPLIT	BIT(3)
 
-/* What a PMD maps. A large hole is as large as that: collect marks no other. */
-#define MIGRATE_HUGE_ORDER \
-	(IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ? HPAGE_PMD_ORDER : 0)
-
-/**
- * struct migrate_unit - what migrates whole: one folio, or one hole
- * @index: its first slot in the arrays
- * @order: the order of the folio; it has 1 << @order slots
- * @page: the page that its slot in src[] stands for; NULL for a hole
- * @newpage: the page in its slot in dst[]; NULL if there is none (yet)
- * @src: its slot in src[]
- * @next: the slot behind it
- *
- * All slots of a unit but the first are 0. A stage looks at units and never at
- * pages, so what it costs does not depend on the size of the folios. Only dst[]
- * may have pages in the other slots, if the driver had none that is large enough:
- * see split.c.
- */
-struct migrate_unit {
-	unsigned long index;
-	unsigned int order;
-	struct page *page;
-	struct page *newpage;
-	unsigned long *src;
-	unsigned long next;
-};
-
-static inline unsigned long migrate_unit_pages(const struct migrate_unit *unit)
-{
-	return BIT(unit->order);
-}
-
 /*
- * page_folio() for a page that is its folio's first one, or NULL: there is no need to look
- * for the head page of each.
- */
-static inline struct folio *migrate_head_folio(struct page *page)
-{
-	VM_WARN_ON_ONCE_PAGE(page && PageTail(page), page);
-	return page ? container_of(page, struct folio, page) : NULL;
-}
-
-/* A unit is a whole folio, so its page is the folio's first one. */
-static inline struct folio *migrate_unit_folio(const struct migrate_unit *unit)
-{
-	return migrate_head_folio(unit->page);
-}
-
-/* The same of what the driver puts in its place, or NULL. */
-static inline struct folio *
-migrate_unit_newfolio(const struct migrate_unit *unit)
-{
-	return migrate_head_folio(unit->newpage);
-}
-
-/*
- * The folio of a CPU fault is locked by the fault, which also has a reference: see
- * device_private_fault(). It is the folio of a page, as the stages may split it.
+ * A CPU fault on device-private memory holds the lock of its folio and a reference, see
+ * device_private_fault(). The stages must not lock or unlock this folio. They compare by
+ * @fault_page, since they may split the folio.
  */
 static inline bool migrate_is_fault_folio(struct folio *folio,
 					  struct page *fault_page)
@@ -152,81 +70,34 @@ static inline void migrate_folio_unlock(struct folio *folio,
 		folio_unlock(folio);
 }
 
-/**
- * migrate_unit_at() - find the first unit at a slot or after it
- * @unit: describes the unit then
- * @src: the array
- * @dst: the array of destinations, or NULL in a stage that has none
- * @index: the slot where to look first
- * @npages: how many slots the arrays have
- *
- * Where only @dst has an entry, a driver had a page for what did not migrate:
- * that is a unit with one slot and no @page.
- *
- * Return: false if there is none.
+/*
+ * Drivers may allocate destinations by alloc_pages(__GFP_COMP), which leaves the flag
+ * clear, unlike folio_alloc(). The rmap and the deferred split queue take only folios that
+ * have it.
  */
-static __always_inline bool
-migrate_unit_at(struct migrate_unit *unit, unsigned long *src,
-		unsigned long *dst, unsigned long index, unsigned long npages)
+static inline void migrate_make_rmappable(struct folio *newfolio)
 {
-	while (index < npages && !src[index] && !(dst && dst[index]))
-		index++;
-	if (index >= npages)
-		return false;
-
-	unit->index = index;
-	unit->src = src + index;
-	unit->page = migrate_pfn_to_page(src[index]);
-	unit->newpage = dst ? migrate_pfn_to_page(dst[index]) : NULL;
-	unit->order = 0;
-	if (unlikely(src[index] & MIGRATE_PFN_COMPOUND))
-		unit->order = unit->page ?
-			      folio_order(page_folio(unit->page)) :
-			      MIGRATE_HUGE_ORDER;
-	unit->next = index + migrate_unit_pages(unit);
-	return true;
+	if (folio_test_large(newfolio) && !folio_test_large_rmappable(newfolio))
+		folio_set_large_rmappable(newfolio);
 }
 
 /**
- * migrate_unit_next() - find the next unit
- * @unit: the unit before; all zero at first
- * @src: the array
- * @dst: the array of destinations, or NULL in a stage that has none
- * @npages: how many slots the arrays have
- *
- * Meanwhile the entry of the unit's slot may change, and its folio go away.
- *
- * Return: false if there is none.
- */
-static __always_inline bool
-migrate_unit_next(struct migrate_unit *unit, unsigned long *src,
-		  unsigned long *dst, unsigned long npages)
-{
-	return migrate_unit_at(unit, src, dst, unit->next, npages);
-}
-
-static inline bool migrate_unit_is_hole(const struct migrate_unit *unit)
-{
-	return !unit->page && (*unit->src & MIGRATE_PFN_MIGRATE);
-}
-
-/**
- * struct migrate_tally - what a stage did, for its tracepoint and for vmstat
- * @stage: which stage
+ * struct migrate_stats - counts of one stage, for its tracepoint and for vmstat
+ * @stage: the stage
  * @by_pfn: @start and @end are device pfns and not addresses
- * @start: where the range begins
- * @end: where the range ends
- * @units: the units that it passed on
- * @holes: how many pages of these are holes
- * @empty: how many pages are holes that nobody wants to fill
- * @again: how many units were locked at first, and then not any more
- * @defer_writeback: (in) the caller looks again at what is under writeback: the pages
- *	stage does not count it, but puts MIGRATE_DST_AGAIN in its slot in dst[]
- * @nr_deferred: how many units these are
- * @pages: how many pages these have, by the order of the unit
- * @left: the pages that stay where they are, by the reason
+ * @start: the start of the range
+ * @end: the end of the range, exclusive
+ * @units: units that the stage passed on
+ * @holes: pages of these that are holes
+ * @empty: pages that are holes, with MIGRATE_COLLECT_NO_HOLES
+ * @retried: units that were locked at first and collected in a later pass
+ * @defer_writeback: (in) the caller retries folios under writeback: the pages stage does
+ *	not count them as left, but sets MIGRATE_DST_RETRY in their slots in dst[]
+ * @nr_deferred: the number of these units
+ * @pages: pages that the stage passed on, by the order of the unit
+ * @left: pages that stay where they are, by the reason
  */
-struct migrate_tally {
+struct migrate_stats {
 	enum migrate_stage stage;
 	bool by_pfn;
 	unsigned long start;
@@ -234,20 +105,74 @@ struct migrate_tally {
 	unsigned long units;
 	unsigned long holes;
 	unsigned long empty;
-	unsigned long again;
+	unsigned long retried;
 	bool defer_writeback;
 	unsigned long nr_deferred;
 	unsigned long pages[NR_PAGE_ORDERS];
 	unsigned long left[NR_MIGRATE_LEFT];
 };
 
+static inline struct migrate_stats
+migrate_stats_init(enum migrate_stage stage, const struct migrate_vma *migrate)
+{
+	struct migrate_stats stats = {
+		.stage = stage,
+		.start = migrate->start,
+		.end = migrate->end,
+	};
+
+	return stats;
+}
+
+/* Device pfns may be scattered: the statistics show the first and the last in the array. */
+static inline struct migrate_stats
+migrate_stats_init_pfns(enum migrate_stage stage, const unsigned long *src,
+			unsigned long npages)
+{
+	struct migrate_stats stats = { .stage = stage, .by_pfn = true };
+	unsigned long i;
+
+	for (i = 0; i < npages && !src[i]; i++)
+		;
+	while (npages && !src[npages - 1])
+		npages--;
+	if (i < npages) {
+		stats.start = src[i] >> MIGRATE_PFN_SHIFT;
+		stats.end = (src[npages - 1] >> MIGRATE_PFN_SHIFT) + 1;
+	}
+	return stats;
+}
+
+static inline void migrate_stats_pass(struct migrate_stats *stats,
+				      unsigned int order)
+{
+	stats->units++;
+	stats->pages[order] += BIT(order);
+}
+
+static inline void migrate_stats_pass_hole(struct migrate_stats *stats,
+					   unsigned int order)
+{
+	migrate_stats_pass(stats, order);
+	stats->holes += BIT(order);
+}
+
+static inline void migrate_stats_leave(struct migrate_stats *stats,
+				       enum migrate_left reason,
+				       unsigned long nr_pages)
+{
+	stats->left[reason] += nr_pages;
+}
+
+void migrate_stats_report(const struct migrate_stats *stats);
+
 /**
- * struct migrate_call - what the stages of one call share
- * @drained: lru_add_drain_all() has been called, once is enough
- * @isolated: by migrate_isolated_slot(), how many pages the call has isolated; NULL if nobody
- *	asks
+ * struct migrate_ctx - what the stages of one migration share
+ * @drained: lru_add_drain_all() was called; once per migration is enough
+ * @isolated: the number of pages that the migration has isolated, indexed by
+ *	migrate_isolated_slot(); NULL if the caller does not need it
  */
-struct migrate_call {
+struct migrate_ctx {
 	bool drained;
 	long *isolated;
 };
@@ -258,171 +183,65 @@ static inline unsigned int migrate_isolated_slot(int nid, bool file)
 }
 
 /*
- * Which count of isolated pages has @folio? Anonymous memory the first one, also if
- * MADV_FREE has put it on a file list: that may change meanwhile.
+ * Does @folio count as NR_ISOLATED_FILE? Anonymous memory counts as NR_ISOLATED_ANON even
+ * if MADV_FREE has put it on a file list, since that can change during the migration.
  */
 static inline bool migrate_isolated_as_file(struct folio *folio)
 {
 	return !folio_test_anon(folio) && folio_is_file_lru(folio);
 }
 
-/*
- * Account for isolated folios as reclaim and compaction do, so that they see how much of
- * the memory is in nobody's reach.
- */
-static inline void migrate_count_isolated(struct migrate_call *call, int nid, bool file,
+/* Account isolated pages as reclaim and compaction do, for too_many_isolated(). */
+static inline void migrate_count_isolated(struct migrate_ctx *ctx, int nid, bool file,
 					  long nr_pages)
 {
 	mod_node_page_state(NODE_DATA(nid), NR_ISOLATED_ANON + file, nr_pages);
-	if (call->isolated)
-		call->isolated[migrate_isolated_slot(nid, file)] += nr_pages;
+	if (ctx->isolated)
+		ctx->isolated[migrate_isolated_slot(nid, file)] += nr_pages;
 }
 
-static inline struct migrate_tally
-migrate_tally_init(enum migrate_stage stage, const struct migrate_vma *migrate)
-{
-	struct migrate_tally tally = {
-		.stage = stage,
-		.start = migrate->start,
-		.end = migrate->end,
-	};
-
-	return tally;
-}
-
-/*
- * The pfns may be scattered: what is shown is the first one that is in the array
- * still, and the one after the last.
- */
-static inline struct migrate_tally
-migrate_tally_pfns(enum migrate_stage stage, const unsigned long *src,
-		   unsigned long npages)
-{
-	struct migrate_tally tally = { .stage = stage, .by_pfn = true };
-	unsigned long i;
-
-	for (i = 0; i < npages && !src[i]; i++)
-		;
-	while (npages && !src[npages - 1])
-		npages--;
-	if (i < npages) {
-		tally.start = src[i] >> MIGRATE_PFN_SHIFT;
-		tally.end = (src[npages - 1] >> MIGRATE_PFN_SHIFT) + 1;
-	}
-	return tally;
-}
-
-static inline void migrate_passed(struct migrate_tally *tally,
-				  unsigned int order)
-{
-	tally->units++;
-	tally->pages[order] += BIT(order);
-}
-
-static inline void migrate_passed_hole(struct migrate_tally *tally,
-				       unsigned int order)
-{
-	migrate_passed(tally, order);
-	tally->holes += BIT(order);
-}
-
-static inline void migrate_left(struct migrate_tally *tally,
-				enum migrate_left reason,
-				unsigned long nr_pages)
-{
-	tally->left[reason] += nr_pages;
-}
-
-void migrate_tally_report(const struct migrate_tally *tally);
-
-/*
- * The entry, not present, of the next pfn. pte_next_swp_offset() takes an entry apart and
- * puts it together again; where the architecture has the offset in one field, adding is
- * enough. The test_next_swp_entry test of KUnit compares both.
- */
-static __always_inline pte_t migrate_swp_next(pte_t pte)
-{
-#ifdef PTE_SWP_OFFSET_STEP
-	return __pte(pte_val(pte) + PTE_SWP_OFFSET_STEP);
-#else
-	return pte_next_swp_offset(pte);
-#endif
-}
-
-/* How many entries from @ptep on are as the first one, @pte, foretells. */
-static __always_inline unsigned int
-migrate_swp_run_length(pte_t *ptep, pte_t pte, unsigned int max_nr)
-{
-	unsigned int nr;
-
-	for (nr = 1; nr < max_nr; nr++) {
-		pte = migrate_swp_next(pte);
-		if (!pte_same(ptep_get(ptep + nr), pte))
-			break;
-	}
-	return nr;
-}
-
-/* set_ptes() for entries that are not present. */
-static __always_inline void
-migrate_set_swp_ptes(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
-		     pte_t pte, unsigned int nr)
-{
-	unsigned int i;
-
-	set_pte_at(mm, addr, ptep, pte);
-	for (i = 1; i < nr; i++) {
-		pte = migrate_swp_next(pte);
-		set_pte_at(mm, addr + i * PAGE_SIZE, ptep + i, pte);
-	}
-}
-
-/*
- * A migration by device pfns has no mmap_lock, so it holds the anon_vma itself:
- * without mappings, nothing else would while the rmap is walked.
- */
-static inline void migrate_unit_put_anon_vma(struct migrate_unit *unit)
-{
-	struct folio *folio;
-
-	if (!(*unit->src & MIGRATE_PFN_ANON_VMA))
-		return;
-	folio = migrate_unit_folio(unit);
-	put_anon_vma(folio->private);
-	folio->private = NULL;
-}
-
-void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
-			  struct migrate_call *isolated_by);
-
+/* api.c */
 bool migrate_takes_vma(struct vm_area_struct *vma);
-unsigned long migrate_hole_orders(struct vm_area_struct *vma);
-bool migrate_hole_is_large(const struct migrate_vma *migrate,
-			   unsigned long index, unsigned int order);
+
+/* collect.c */
 unsigned long migrate_stage_collect(struct migrate_vma *migrate,
 				    unsigned int flags,
 				    const struct migrate_nodes *nodes,
-				    struct migrate_tally *tally);
-int migrate_stage_setup(struct migrate_vma *args, struct migrate_tally *collect,
-			struct migrate_tally *unmap);
+				    struct migrate_stats *stats);
+
+/* device.c */
+unsigned long migrate_stage_lock_pfns(unsigned long *src_pfns, unsigned long npages,
+				      unsigned int flags, struct migrate_stats *stats);
+
+/* unmap.c */
+void migrate_unit_restore(struct migrate_unit *unit, struct page *fault_page,
+			  struct migrate_ctx *isolated_by);
 void migrate_stage_unmap(unsigned long *src, unsigned long npages,
-			 struct page *fault_page, struct migrate_call *call,
-			 struct migrate_tally *tally);
+			 struct page *fault_page, struct migrate_ctx *ctx,
+			 struct migrate_stats *stats);
+
+/* holes.c */
+unsigned long migrate_hole_orders(struct vm_area_struct *vma);
+bool migrate_hole_is_large(const struct migrate_vma *migrate,
+			   unsigned long index, unsigned int order);
+bool migrate_hole_fill(struct vm_area_struct *vma, unsigned long addr,
+		       struct folio *folio);
+
+/* split.c */
 bool migrate_unit_must_split(const struct migrate_unit *unit,
 			     unsigned long *dst);
 bool migrate_unit_split(struct migrate_unit *unit, unsigned long *dst,
 			struct migrate_vma *migrate);
+
+/* pages.c */
 void migrate_stage_pages(unsigned long *src, unsigned long *dst,
 			 unsigned long npages, struct migrate_vma *migrate,
-			 struct migrate_tally *tally);
+			 struct migrate_stats *stats);
+
+/* finalize.c */
 void migrate_stage_finalize(unsigned long *src, unsigned long *dst,
 			    unsigned long npages, struct migrate_vma *migrate,
-			    struct migrate_call *call,
-			    struct migrate_tally *tally);
-void migrate_stage_device(unsigned long *src_pfns, unsigned long npages,
-			  struct migrate_tally *collect,
-			  struct migrate_tally *unmap);
-unsigned long migrate_stage_lock_pfns(unsigned long *src_pfns, unsigned long npages,
-				      unsigned int flags, struct migrate_tally *tally);
+			    struct migrate_ctx *ctx,
+			    struct migrate_stats *stats);
 
 #endif /* _MM_MIGRATE_VMA_INTERNAL_H */

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Range migration: where a device finds the segments of a chunk.
+ * Range migration: DMA mapping of the segments of a chunk, for any driver's engine.
  *
- * A chunk is mapped in parts, mostly one: each part is two scatter lists, of its sources
- * and its destinations, mapped at once. What cannot be mapped whole, because there are not
- * enough bounce buffers or addresses, is mapped in smaller parts, one after the other.
- * Private memory is not mapped: the driver knows its addresses.
+ * A chunk is mapped in parts, mostly in one. A part has two scatterlists, for its sources
+ * and for its destinations, and each is mapped at once. If bounce buffers or DMA
+ * addresses do not suffice for the whole chunk, it is mapped in smaller parts, one after
+ * the other. Device private memory is not mapped: the driver returns its addresses.
  */
 #include <linux/dma-mapping.h>
 #include <linux/export.h>
@@ -18,8 +18,6 @@
 #include <linux/slab.h>
 #include "range.h"
 
-/* Places */
-
 static const struct hmm_migrate_segment *
 place_segment(const struct hmm_migrate_map *map, const struct hmm_migrate_place *place)
 {
@@ -27,8 +25,8 @@ place_segment(const struct hmm_migrate_map *map, const struct hmm_migrate_place 
 }
 
 /*
- * A part may begin and end within a segment. How many pages of @segment are before the end
- * of the part?
+ * How many pages of @segment, from its beginning, lie before the end of the part? A part
+ * may end within a segment.
  */
 static __always_inline unsigned long
 part_pages(const struct hmm_migrate_map *map, const struct hmm_migrate_segment *segment)
@@ -45,8 +43,6 @@ static void place_advance(const struct hmm_migrate_map *map,
 	place->segment++;
 	place->page = 0;
 }
-
-/* Scatter lists */
 
 static __always_inline bool page_is_mappable(struct page *page)
 {
@@ -67,7 +63,7 @@ static int side_make_room(struct hmm_migrate_side *side, unsigned long entries)
 	return 0;
 }
 
-/* Add @npages pages to the list, in entries of @max of them. */
+/* Add @npages pages to the list, in entries of at most @max pages. */
 static __always_inline struct scatterlist *
 side_add(struct scatterlist *sg, struct page *page, unsigned long npages, unsigned long max)
 {
@@ -100,31 +96,10 @@ static void side_unmap(const struct hmm_migrate_map *map, struct hmm_migrate_sid
 	side->entries = 0;
 }
 
-/* The parts of a chunk */
-
-/* How many pages an entry of a scatter list may have. */
-static unsigned long map_max_pages(const struct hmm_migrate_map *map)
-{
-	/* It counts its bytes in 32 bits. */
-	size_t max = min3((size_t)dma_get_max_seg_size(map->dev),
-			  dma_max_mapping_size(map->dev), (size_t)SZ_1G);
-
-	return max(max >> PAGE_SHIFT, 1UL);
-}
-
-static int map_make_room(struct hmm_migrate_map *map, unsigned long npages,
-			 unsigned long max)
-{
-	/* Each segment may begin an entry, and so may each @max pages. */
-	unsigned long entries = map->end.segment - map->first.segment + 1 + npages / max;
-
-	return side_make_room(&map->src, entries) ?: side_make_room(&map->dst, entries);
-}
-
 /*
- * List what there is to map of the part: not what is private; and what the CPU fills with
- * zeros is not the device's. Returns whether there is a hole in private memory, which
- * the device fills with zeros.
+ * Fill the lists of both sides with the part, in entries of at most @max pages. Holes in
+ * memory that the CPU can address are not for the device: the CPU clears them. Returns
+ * true if the part has holes in private memory, which the device clears.
  */
 static bool map_list(struct hmm_migrate_map *map, unsigned long max)
 {
@@ -151,24 +126,19 @@ static bool map_list(struct hmm_migrate_map *map, unsigned long max)
 	return zeros;
 }
 
-/* A page of zeros, for an engine that can only copy. */
-static int map_zeros(struct hmm_migrate_map *map)
-{
-	map->zero = dma_map_page(map->dev, ZERO_PAGE(0), 0, PAGE_SIZE, DMA_TO_DEVICE);
-	if (!dma_mapping_error(map->dev, map->zero))
-		return 0;
-	map->zero = DMA_MAPPING_ERROR;
-	return -ENOMEM;
-}
-
-/* Map the @npages pages of the part. */
+/* Map both sides of the part, which has @npages pages. */
 static int map_sides(struct hmm_migrate_map *map, unsigned long npages)
 {
-	unsigned long max = map_max_pages(map);
+	/* A scatterlist entry has a length of 32 bits. */
+	size_t max_bytes = min3((size_t)dma_get_max_seg_size(map->dev),
+				dma_max_mapping_size(map->dev), (size_t)SZ_1G);
+	unsigned long max = max(max_bytes >> PAGE_SHIFT, 1UL), entries;
 	bool zeros;
 	int ret;
 
-	ret = map_make_room(map, npages, max);
+	/* Each segment may begin an entry, and so may each @max pages. */
+	entries = map->end.segment - map->first.segment + 1 + npages / max;
+	ret = side_make_room(&map->src, entries) ?: side_make_room(&map->dst, entries);
 	if (ret)
 		return ret;
 	zeros = map_list(map, max) && !map->fills;
@@ -180,14 +150,17 @@ static int map_sides(struct hmm_migrate_map *map, unsigned long npages)
 	ret = side_map(map, &map->dst);
 	if (ret || !zeros)
 		return ret;
-	return map_zeros(map);
+	/* The engine can only copy: it clears holes from a page of zeros. */
+	map->zero = dma_map_page(map->dev, ZERO_PAGE(0), 0, PAGE_SIZE, DMA_TO_DEVICE);
+	if (!dma_mapping_error(map->dev, map->zero))
+		return 0;
+	map->zero = DMA_MAPPING_ERROR;
+	return -ENOMEM;
 }
-
-/* For the ops */
 
 /**
  * hmm_migrate_map_begin() - begin to map a chunk for a device
- * @map: to be all zero at first, but for @map->fills; what it has room for stays from one
+ * @map: zeroed before its first use, but for @map->fills; its memory is kept from one
  *	chunk to the next
  * @chunk: the chunk, in &hmm_migrate_ops.copy or &hmm_migrate_ops.wait
  * @dev: the device
@@ -219,12 +192,13 @@ EXPORT_SYMBOL_GPL(hmm_migrate_map_begin);
 
 /**
  * hmm_migrate_map_part() - map the next part of a chunk
- * @map: after hmm_migrate_map_begin(), or hmm_migrate_unmap_part()
- * @npages: at most so many pages
+ * @map: after hmm_migrate_map_begin() or hmm_migrate_unmap_part()
+ * @npages: how many pages it may have at most
  *
  * Context: sleeps.
- * Return: how many pages it has; 0 if there is no other; -ENOMEM if it cannot be mapped
- * now: a smaller part may fit, or the same when others have given back bounce buffers.
+ * Return: how many pages it has; 0 at the end of the chunk; -ENOMEM if it cannot be
+ * mapped at the moment: a smaller part may fit, or the same one after others have freed
+ * bounce buffers.
  */
 long hmm_migrate_map_part(struct hmm_migrate_map *map, unsigned long npages)
 {
@@ -253,16 +227,6 @@ long hmm_migrate_map_part(struct hmm_migrate_map *map, unsigned long npages)
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_map_part);
 
-/* What is next of a part */
-
-/* How many bytes are in one piece where @sg is, from @offset on, and where that is. */
-static __always_inline size_t
-entry_bytes(const struct scatterlist *sg, size_t offset, dma_addr_t *address)
-{
-	*address = sg_dma_address(sg) + offset;
-	return sg_dma_len(sg) - offset;
-}
-
 static __always_inline void entry_advance(struct scatterlist **sg, size_t *offset, size_t length)
 {
 	*offset += length;
@@ -272,7 +236,7 @@ static __always_inline void entry_advance(struct scatterlist **sg, size_t *offse
 	}
 }
 
-/* Where the private memory of a segment is, from @offset on. */
+/* The address, for the device, of private memory @offset bytes behind @page. */
 static __always_inline dma_addr_t
 private_address(const struct hmm_migrate_chunk *chunk, struct page *page, size_t offset)
 {
@@ -280,7 +244,7 @@ private_address(const struct hmm_migrate_chunk *chunk, struct page *page, size_t
 	       (offset & ~PAGE_MASK);
 }
 
-/* Zeros that the CPU can write. */
+/* Clear a hole by the CPU. */
 static noinline void clear_segment(const struct hmm_migrate_segment *segment,
 				   unsigned long first, unsigned long npages)
 {
@@ -292,7 +256,7 @@ static noinline void clear_segment(const struct hmm_migrate_segment *segment,
 	}
 }
 
-/* Enter the next segment of the part. Returns false if there is none. */
+/* Enter the next segment that is for the device. Returns false at the end of the part. */
 static __always_inline bool
 cursor_enter(const struct hmm_migrate_map *map, struct hmm_migrate_cursor *cursor)
 {
@@ -310,18 +274,18 @@ cursor_enter(const struct hmm_migrate_map *map, struct hmm_migrate_cursor *curso
 	return false;
 }
 
-/* The bytes of the segment that follow, as far as the mappings of both sides go. */
+/* The bytes at the cursor that are contiguous in the mappings of both sides. */
 static __always_inline void
-cursor_look(const struct hmm_migrate_map *map, const struct hmm_migrate_cursor *cursor,
-	    struct hmm_migrate_piece *piece)
+cursor_piece(const struct hmm_migrate_map *map, const struct hmm_migrate_cursor *cursor,
+	     struct hmm_migrate_piece *piece)
 {
 	const struct hmm_migrate_segment *segment = cursor->segment;
 
 	piece->length = cursor->left;
 	piece->index = segment->index + (cursor->offset >> PAGE_SHIFT);
 	if (cursor->src_mapped) {
-		piece->length = min(piece->length, entry_bytes(cursor->src, cursor->src_offset,
-							       &piece->src));
+		piece->src = sg_dma_address(cursor->src) + cursor->src_offset;
+		piece->length = min(piece->length, sg_dma_len(cursor->src) - cursor->src_offset);
 	} else if (segment->src) {
 		piece->src = private_address(map->chunk, segment->src, cursor->offset);
 	} else if (map->fills) {
@@ -330,11 +294,12 @@ cursor_look(const struct hmm_migrate_map *map, const struct hmm_migrate_cursor *
 		piece->src = map->zero + (cursor->offset & ~PAGE_MASK);
 		piece->length = min(piece->length, PAGE_SIZE - (cursor->offset & ~PAGE_MASK));
 	}
-	if (cursor->dst_mapped)
-		piece->length = min(piece->length, entry_bytes(cursor->dst, cursor->dst_offset,
-							       &piece->dst));
-	else
+	if (cursor->dst_mapped) {
+		piece->dst = sg_dma_address(cursor->dst) + cursor->dst_offset;
+		piece->length = min(piece->length, sg_dma_len(cursor->dst) - cursor->dst_offset);
+	} else {
 		piece->dst = private_address(map->chunk, segment->dst, cursor->offset);
+	}
 }
 
 static __always_inline void cursor_advance(struct hmm_migrate_cursor *cursor, size_t length)
@@ -352,50 +317,50 @@ static __always_inline void cursor_advance(struct hmm_migrate_cursor *cursor, si
 }
 
 static __always_inline bool
-piece_goes_on(const struct hmm_migrate_piece *piece, const struct hmm_migrate_piece *next)
+piece_continues(const struct hmm_migrate_piece *piece, const struct hmm_migrate_piece *next)
 {
-	/* Zeros that an engine fills in are one segment already. */
+	/* A hole that the engine clears by itself is one piece already. */
 	return next->dst == piece->dst + piece->length &&
 	       next->src == piece->src + piece->length &&
 	       piece->src != DMA_MAPPING_ERROR && next->src != DMA_MAPPING_ERROR;
 }
 
 /**
- * hmm_migrate_map_pieces() - the next bytes of a part that follow each other on both sides
+ * hmm_migrate_map_pieces() - the next pieces of a part, contiguous on both sides
  * @map: after hmm_migrate_map_part()
- * @pieces: where they are
- * @nr: for so many pieces
- * @max: at most so many bytes in each, and at least one
+ * @pieces: returns the pieces
+ * @nr: how many pieces to return at most
+ * @max: how many bytes a piece may have at most; at least one
  *
- * What an IOMMU, or the device's own memory, has made neighbours of is one piece. What is
- * to be zero, and the CPU can address, is filled with zeros here.
+ * Segments that an IOMMU, or the device's own memory, has made contiguous are one piece.
+ * Holes in memory that the CPU can address are cleared by the CPU here.
  *
  * Context: sleeps.
- * Return: how many there are; fewer than @nr if there is no other piece of this part, which
- * &hmm_migrate_piece.last says of the last one.
+ * Return: how many pieces there are. If fewer than @nr, or with &hmm_migrate_piece.last
+ * in the last one, the part has no other pieces.
  */
 unsigned int hmm_migrate_map_pieces(struct hmm_migrate_map *map,
 				    struct hmm_migrate_piece *pieces, unsigned int nr,
 				    size_t max)
 {
 	struct hmm_migrate_cursor cursor = map->cursor;
-	struct hmm_migrate_piece *piece = NULL, look;
+	struct hmm_migrate_piece *piece = NULL, next;
 	unsigned int n = 0;
 
 	while (cursor.left || cursor_enter(map, &cursor)) {
-		cursor_look(map, &cursor, &look);
-		look.length = min(look.length, max);
-		if (piece && piece->length < max && piece_goes_on(piece, &look)) {
-			look.length = min(look.length, max - piece->length);
-			piece->length += look.length;
+		cursor_piece(map, &cursor, &next);
+		next.length = min(next.length, max);
+		if (piece && piece->length < max && piece_continues(piece, &next)) {
+			next.length = min(next.length, max - piece->length);
+			piece->length += next.length;
 		} else if (n < nr) {
-			look.last = false;
+			next.last = false;
 			piece = &pieces[n++];
-			*piece = look;
+			*piece = next;
 		} else {
 			break;
 		}
-		cursor_advance(&cursor, look.length);
+		cursor_advance(&cursor, next.length);
 	}
 	if (piece)
 		piece->last = !cursor.left && cursor.segment == map->segments_end;
@@ -405,10 +370,10 @@ unsigned int hmm_migrate_map_pieces(struct hmm_migrate_map *map,
 EXPORT_SYMBOL_GPL(hmm_migrate_map_pieces);
 
 /**
- * hmm_migrate_unmap_part() - a part is copied, or will not be
+ * hmm_migrate_unmap_part() - unmap a part
  * @map: after hmm_migrate_map_part()
  *
- * The device must not touch it any more.
+ * The device must not access it any more.
  */
 void hmm_migrate_unmap_part(struct hmm_migrate_map *map)
 {
@@ -420,9 +385,7 @@ void hmm_migrate_unmap_part(struct hmm_migrate_map *map)
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_unmap_part);
 
-/* For range_dma.c */
-
-/* Begin with the pieces of the part once more. */
+/* Return the pieces of the part from the first one on, once more. */
 void hmm_migrate_map_rewind(struct hmm_migrate_map *map)
 {
 	map->cursor = (struct hmm_migrate_cursor){
@@ -433,13 +396,13 @@ void hmm_migrate_map_rewind(struct hmm_migrate_map *map)
 	};
 }
 
-/* The part that was unmapped is to be the next one once more. */
+/* Make the part that was unmapped last the next one once more. */
 void hmm_migrate_map_back(struct hmm_migrate_map *map)
 {
 	map->end = map->first;
 }
 
-/* The segment where the next part begins, and in @page with which of its pages. */
+/* The segment where the next part begins, and in @page its page; NULL at the end. */
 const struct hmm_migrate_segment *
 hmm_migrate_map_place(const struct hmm_migrate_map *map, unsigned long *page)
 {
@@ -450,15 +413,15 @@ hmm_migrate_map_place(const struct hmm_migrate_map *map, unsigned long *page)
 	return place_segment(map, &map->end);
 }
 
-/* The next part begins with the page after that. */
+/* Move the beginning of the next part by one page. */
 void hmm_migrate_map_skip(struct hmm_migrate_map *map)
 {
 	place_advance(map, &map->end, 1);
 }
 
 /**
- * hmm_migrate_map_free() - give back what a map has room for
- * @map: with nothing mapped
+ * hmm_migrate_map_free() - free the memory of a map
+ * @map: the map; nothing is mapped
  */
 void hmm_migrate_map_free(struct hmm_migrate_map *map)
 {

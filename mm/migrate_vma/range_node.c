@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Range migration to ordinary memory: its allocators; and mbind(2), migrate_pages(2) and
- * cpusets, which move memory from node to node.
+ * Range migration to ordinary memory: the allocators for it; and moves between nodes, for
+ * mbind(2), migrate_pages(2) and cpusets.
  */
 #include <linux/export.h>
 #include <linux/gfp.h>
@@ -25,23 +25,15 @@ static struct folio *lock_new_folio(struct folio *folio)
 	return folio;
 }
 
-/*
- * How hard to try for a large folio at a place of @vma: as hard as a fault would, but
- * nobody is to be killed for it, as smaller ones will do.
- */
-static gfp_t large_folio_gfp(struct vm_area_struct *vma)
-{
-	return (vma ? vma_thp_gfp_mask(vma) : GFP_TRANSHUGE_LIGHT) | __GFP_NORETRY;
-}
-
 /**
- * hmm_migrate_alloc_system() - an allocator: ordinary memory, by the vma's policy
- * @chunk: whose vma it is
+ * hmm_migrate_alloc_system() - an alloc op: ordinary memory, by the policy of the vma
+ * @chunk: the chunk
  * @addr: the address
  * @order: the order
  *
- * For a large folio it is tried as hard as a page fault there would try, see
- * Documentation/admin-guide/mm/transhuge.rst, "defrag".
+ * For a large folio, tries as hard as a page fault in this vma would, see "defrag" in
+ * Documentation/admin-guide/mm/transhuge.rst, but never invokes the OOM killer: smaller
+ * folios will do as well.
  *
  * Context: sleeps.
  * Return: the folio, locked, or NULL.
@@ -49,29 +41,31 @@ static gfp_t large_folio_gfp(struct vm_area_struct *vma)
 struct folio *hmm_migrate_alloc_system(const struct hmm_migrate_chunk *chunk,
 				       unsigned long addr, unsigned int order)
 {
-	gfp_t gfp = order ? large_folio_gfp(chunk->vma) :
-			    GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
+	struct vm_area_struct *vma = chunk->vma;
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_NOWARN;
 
-	if (!chunk->vma)
+	if (order)
+		gfp = (vma ? vma_thp_gfp_mask(vma) : GFP_TRANSHUGE_LIGHT) | __GFP_NORETRY;
+	if (!vma)
 		return lock_new_folio(folio_alloc(gfp, order));
-	return lock_new_folio(vma_alloc_folio(gfp, order, chunk->vma, addr,
+	return lock_new_folio(vma_alloc_folio(gfp, order, vma, addr,
 					      order == MIGRATE_HUGE_ORDER));
 }
 EXPORT_SYMBOL_GPL(hmm_migrate_alloc_system);
 
 /**
- * hmm_migrate_alloc_node() - an allocator: ordinary memory of one node
+ * hmm_migrate_alloc_node() - ordinary memory of one node, for an alloc op of the driver
  * @chunk: the chunk
  * @addr: not used
  * @order: the order
  * @nid: the node
  *
- * For an alloc op of the driver, which knows the node. A node that is full does not make
- * room: its memory is as good as what is to move there. With HMM_MIGRATE_TO_SYSTEM, the
- * call knows what this is.
+ * Does not reclaim: the memory of a full node is worth as much as the pages that are to
+ * move there. The driver sets HMM_MIGRATE_TO_SYSTEM, since the call cannot know what its
+ * alloc op allocates.
  *
  * Context: sleeps.
- * Return: the folio, locked, or NULL; memory of other nodes is not taken.
+ * Return: the folio, locked, or NULL; never memory of another node.
  */
 struct folio *hmm_migrate_alloc_node(const struct hmm_migrate_chunk *chunk,
 				     unsigned long addr, unsigned int order, int nid)
@@ -88,35 +82,35 @@ EXPORT_SYMBOL_GPL(hmm_migrate_alloc_node);
 /* /proc/sys/vm/numa_range_migration */
 static u8 numa_range_migration __read_mostly = 1;
 
-/* So many small pages are allocated together. */
+/* How many order-0 pages are allocated at once. */
 #define NODES_BULK	32UL
 
 /**
- * migrate_places_alloc() - make room for places with memory that is to leave its node
- * @max: how many
+ * migrate_places_alloc() - allocate an array of places for migrate_range_nodes()
+ * @max: how many places the caller may note
  *
- * Context: any; page tables may be locked.
- * Return: an array for migrate_range_nodes() and kfree(), or NULL if range migration is
- * turned off, or there is no memory.
+ * Context: any; the caller may hold a page table lock.
+ * Return: the array, to be freed by kfree(); or NULL if range migration between nodes is
+ * turned off, or the allocation failed.
  */
 struct migrate_place *migrate_places_alloc(unsigned long max)
 {
 	if (!READ_ONCE(numa_range_migration))
 		return NULL;
-	/* And as many where something is left. */
+	/* The second half is for the places where memory stays. */
 	return kmalloc_array(2 * max, sizeof(struct migrate_place), GFP_NOWAIT | __GFP_NOWARN);
 }
 
 /**
- * migrate_nodes_take_vma() - may what is in a vma move?
- * @nodes: what is to move; NULL: it is no call between nodes
+ * migrate_nodes_take_vma() - may the memory of a vma move between nodes?
+ * @nodes: which memory is to move; NULL if the call is not one between nodes
  * @vma: the vma
  *
- * Asked again each time that mmap_lock was dropped: another mapping may be there, with
- * another policy.
+ * To be called each time that mmap_lock was dropped, because another mapping may be there
+ * now, with another policy.
  *
  * Context: mmap_lock is held.
- * Return: whether it may.
+ * Return: true if it may.
  */
 bool migrate_nodes_take_vma(const struct migrate_nodes *nodes, struct vm_area_struct *vma)
 {
@@ -127,56 +121,42 @@ bool migrate_nodes_take_vma(const struct migrate_nodes *nodes, struct vm_area_st
 }
 
 /**
- * struct nodes_call - a call at work
- * @nodes: what is to move
- * @pages: pages that have been allocated together
- * @next: the first of them that is not used yet
- * @nr: how many they were
+ * struct nodes_ctx - the &hmm_migrate.private of a call between nodes
+ * @nodes: which memory is to move
+ * @pages: pages that were allocated at once
+ * @next: the first one that is not used yet
+ * @nr: how many pages there are
  */
-struct nodes_call {
+struct nodes_ctx {
 	const struct migrate_nodes *nodes;
 	struct page *pages[NODES_BULK];
 	unsigned int next;
 	unsigned int nr;
 };
 
-/* The next of some pages that are allocated together, for what has @max_nr pages at most. */
-static struct page *nodes_alloc_page(struct nodes_call *call, unsigned long max_nr)
-{
-	const struct migrate_nodes *nodes = call->nodes;
-	unsigned int nr;
-
-	if (call->next == call->nr) {
-		nr = min(max_nr, NODES_BULK);
-		/* The allocator fills only the entries that are NULL. */
-		memset(call->pages, 0, nr * sizeof(*call->pages));
-		call->nr = nodes->alloc_bulk(nr, call->pages, nodes->private);
-		call->next = 0;
-	}
-	return call->next < call->nr ? call->pages[call->next++] : NULL;
-}
-
-/* A large folio moves whole, so the slot at @addr has the folio that it is for. */
+/* Large folios move whole, so the slot of @addr has the folio that the new one is for. */
 static struct folio *nodes_alloc(const struct hmm_migrate_chunk *chunk, unsigned long addr,
 				 unsigned int order)
 {
-	unsigned long index = range_pages(chunk->start, addr);
-	struct nodes_call *call = chunk->migrate->private;
-	const struct migrate_nodes *nodes = call->nodes;
+	unsigned long index = range_pages(chunk->start, addr), max;
+	struct nodes_ctx *ctx = chunk->migrate->private;
+	const struct migrate_nodes *nodes = ctx->nodes;
 	struct page *page;
 
 	if (order || !nodes->alloc_bulk) {
 		page = migrate_pfn_to_page(chunk->src[index]);
 		return lock_new_folio(nodes->alloc(page_folio(page), nodes->private));
 	}
-	page = nodes_alloc_page(call, chunk->npages - index);
-	return page ? lock_new_folio(page_folio(page)) : NULL;
-}
-
-static void nodes_free_pages(struct nodes_call *call)
-{
-	while (call->next < call->nr)
-		__free_page(call->pages[call->next++]);
+	if (ctx->next == ctx->nr) {
+		max = min(chunk->npages - index, NODES_BULK);
+		/* The bulk allocator fills only array entries that are NULL. */
+		memset(ctx->pages, 0, max * sizeof(*ctx->pages));
+		ctx->nr = nodes->alloc_bulk(max, ctx->pages, nodes->private);
+		ctx->next = 0;
+	}
+	if (ctx->next == ctx->nr)
+		return NULL;
+	return lock_new_folio(page_folio(ctx->pages[ctx->next++]));
 }
 
 static bool nodes_have_page_owner(void)
@@ -190,14 +170,14 @@ static bool nodes_have_page_owner(void)
 
 static void nodes_commit(struct hmm_migrate_chunk *chunk)
 {
-	const struct nodes_call *call = chunk->migrate->private;
+	const struct nodes_ctx *ctx = chunk->migrate->private;
 	unsigned long index = 0;
 	struct folio *folio;
 
 	if (!nodes_have_page_owner())
 		return;
 	while ((folio = hmm_migrate_next(chunk, &index))) {
-		set_page_owner_migrate_reason(&folio->page, call->nodes->reason);
+		set_page_owner_migrate_reason(&folio->page, ctx->nodes->reason);
 		index += folio_nr_pages(folio);
 	}
 }
@@ -208,60 +188,148 @@ static const struct hmm_migrate_ops nodes_ops = {
 	.commit = nodes_commit,
 };
 
-/* Is there a place that is not left to migrate_pages() in any case? */
-static bool nodes_are_worth_it(const struct migrate_place *places, unsigned long nr)
+/*
+ * How many pages have stayed so far that should have moved? Locked folios that are still
+ * to be retried are not among them; nor are pages that were not selected or are mapped by
+ * several processes, and swap entries.
+ */
+static unsigned long range_nr_left(const struct range_ctx *range)
 {
-	unsigned long i;
+	const struct hmm_migrate *migrate = range->migrate;
+	unsigned long nr = migrate->no_memory + migrate->copy_failed;
+	enum migrate_left reason;
 
-	for (i = 0; i < nr; i++)
-		if (places[i].end - places[i].start >= RANGE_MIN_PLACE)
-			return true;
-	return false;
+	for (reason = 0; reason < NR_MIGRATE_LEFT; reason++)
+		if (reason != MIGRATE_LEFT_UNSELECTED && reason != MIGRATE_LEFT_SWAPPED)
+			nr += migrate->left[reason];
+	return nr;
 }
 
 /**
- * migrate_range_nodes() - move memory of an address space from node to node, by its range
- * @mm: the address space; the caller has a reference to its users
- * @nodes: which memory, and where to
- * @places: where it is, in ascending order, and in the end where some of it was left that is
- *	to be looked at again; by migrate_places_alloc()
- * @nr: how many these are, at least one
- * @max: how many there is room for
+ * range_note_left() - note a place where memory stays that should have moved
+ * @range: the call, which has &range_ctx.nodes
+ * @start: its first address
+ * @end: the address behind it
  *
- * Moves the folios that can be moved at once. Leaves to migrate_pages() those that are locked,
- * under writeback, pinned, mapped in two pieces, or for which memory could only be had by
- * reclaim. Splits no folio. Counts and traces as migrate_pages() does, but folios that stay are
- * no failures.
+ * Keeps room for one entry for each of the caller's places that are still to come. Where
+ * that leaves no room, extends the last entry instead, which is in the same place of the
+ * caller's.
+ */
+void range_note_left(struct range_ctx *range, unsigned long start, unsigned long end)
+{
+	struct range_places *left = range->left;
+	struct migrate_place *last = left->at + left->nr - 1;
+
+	if (left->nr && (last->end == start || left->nr + range->nr_upcoming >= left->max))
+		last->end = end;
+	else
+		left->at[left->nr++] = (struct migrate_place){ start, end };
+}
+
+/**
+ * range_note_chunk() - note the parts of a chunk that have not moved
+ * @range: the call, which has &range_ctx.nodes
+ * @chunk: the chunk, after the pages stage
+ *
+ * Does nothing if all of the chunk has moved. Locked folios are noted here as well,
+ * before they are retried and counted, so that the retry pass need not note them.
+ */
+void range_note_chunk(struct range_ctx *range, const struct hmm_migrate_chunk *chunk)
+{
+	unsigned long nr_left = range_nr_left(range), done = 0;
+	struct migrate_unit unit = {};
+
+	if (range->in_retry || (nr_left == range->nr_left && !range->retry.nr))
+		return;
+	range->nr_left = nr_left;
+	while (migrate_unit_next(&unit, chunk->src, chunk->dst, chunk->npages)) {
+		if (!unit.newpage || !(*unit.src & MIGRATE_PFN_MIGRATE))
+			continue;
+		if (unit.index > done)
+			range_note_left(range, chunk->start + done * PAGE_SIZE,
+					chunk->start + unit.index * PAGE_SIZE);
+		done = unit.next;
+	}
+	if (done < chunk->npages)
+		range_note_left(range, chunk->start + done * PAGE_SIZE,
+				chunk->start + chunk->npages * PAGE_SIZE);
+}
+
+/* Migrate the places that are long enough. Note the others, and those after an error. */
+static void nodes_migrate(struct range_ctx *range, const struct migrate_place *places,
+			  unsigned long nr)
+{
+	unsigned long i, addr;
+	int ret;
+
+	range->start = places[0].start;
+	range->end = places[nr - 1].end;
+	ret = range_create(range);
+	for (i = 0; i < nr; i++) {
+		range->nr_upcoming = nr - 1 - i;
+		addr = places[i].start;
+		while (!ret && addr < places[i].end &&
+		       places[i].end - places[i].start >= RANGE_MIN_PLACE) {
+			ret = range_must_stop(range);
+			ret = ret ?: range_pass(range, &addr, places[i].end);
+			ret = range_retry(range, ret);
+			/* range_note_chunk() has noted the folios that were retried. */
+			range->nr_left = range_nr_left(range);
+			cond_resched();
+		}
+		if (addr < places[i].end)
+			range_note_left(range, addr, places[i].end);
+	}
+	range_destroy(range);
+}
+
+/**
+ * migrate_range_nodes() - move memory of an address space between nodes, by range migration
+ * @mm: the address space; the caller has a reference to its users
+ * @nodes: which memory is to move, and where to
+ * @places: where it is, in ascending order, in an array of migrate_places_alloc().
+ *	Returns the places where some of it stays
+ * @nr: how many places there are, at least one
+ * @max: how many places the caller may note, as for migrate_places_alloc()
+ *
+ * Moves the folios that can move at once. Leaves to migrate_pages() those that are
+ * locked, under writeback, pinned, not mapped contiguously, or for which memory could
+ * only be had by reclaim. Splits no folio. Counts and traces as migrate_pages() does, but
+ * folios that stay are not failures.
  *
  * Context: takes mmap_lock for reading, for a chunk at a time. Sleeps.
- * Return: how many places there are in the end.
+ * Return: how many places @places has afterwards.
  */
 unsigned long migrate_range_nodes(struct mm_struct *mm, const struct migrate_nodes *nodes,
 				  struct migrate_place *places, unsigned long nr,
 				  unsigned long max)
 {
 	struct range_places left = { .at = places + max, .max = max };
-	struct nodes_call call = { .nodes = nodes };
+	struct nodes_ctx ctx = { .nodes = nodes };
 	struct hmm_migrate migrate = {
 		.mm = mm,
 		.ops = &nodes_ops,
-		.private = &call,
+		.private = &ctx,
 	};
-	struct range_call range = {
+	struct range_ctx range = {
 		.migrate = &migrate,
 		.select = MIGRATE_VMA_SELECT_SYSTEM | MIGRATE_VMA_SELECT_LARGE,
 		.flags = HMM_MIGRATE_TO_SYSTEM | HMM_MIGRATE_NO_WAIT | RANGE_NO_SPLIT,
 		.nodes = nodes,
 		.left = &left,
 	};
+	unsigned long i;
 
-	if (!nodes_are_worth_it(places, nr))
+	/* If no place is long enough, there is nothing to do here. */
+	for (i = 0; i < nr; i++)
+		if (places[i].end - places[i].start >= RANGE_MIN_PLACE)
+			break;
+	if (i == nr)
 		return nr;
 	trace_mm_migrate_pages_start(MIGRATE_SYNC, nodes->reason);
-	range_over_places(&range, places, nr);
-	nodes_free_pages(&call);
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
-		range.moved_huge = 0;
+	nodes_migrate(&range, places, nr);
+	while (ctx.next < ctx.nr)
+		__free_page(ctx.pages[ctx.next++]);
 	count_vm_events(PGMIGRATE_SUCCESS, migrate.moved);
 	count_vm_events(THP_MIGRATION_SUCCESS, range.moved_huge);
 	trace_mm_migrate_pages(migrate.moved, 0, range.moved_huge, 0, 0, 0, MIGRATE_SYNC,

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Range migration: what others have changed between begin and commit.
+ * Range migration: invalidations between the begin op and the commit op.
  *
- * A driver that enters what has arrived into its device's page tables, without a fault of
- * the device for it, has to know that it is the process's still: MADV_DONTNEED and others
- * need mmap_lock for reading only, so their invalidation may come before the driver has
- * entered anything, and then never again. A tracker notes what was invalidated. The
- * migration's own invalidations do not count: they come before each chunk is there.
+ * A driver that maps migrated pages in its device's page tables, without a fault of the
+ * device, has to know that they are still mapped in the process. MADV_DONTNEED, for
+ * example, takes mmap_lock for reading only, so its invalidation may come before the
+ * driver has mapped the pages, and will not come again. A tracker notes which addresses
+ * were invalidated. The migration's own invalidations do not count: they come before the
+ * pages of the chunk arrive.
  */
 #include <linux/export.h>
 #include <linux/hmm_migrate.h>
@@ -17,8 +18,8 @@
 #include <linux/spinlock.h>
 
 /**
- * hmm_migrate_tracker_init() - nothing migrates yet
- * @tracker: the driver's, one for each of its notifiers or for several
+ * hmm_migrate_tracker_init() - initialize a tracker
+ * @tracker: the tracker, for one or several notifiers of the driver
  */
 void hmm_migrate_tracker_init(struct hmm_migrate_tracker *tracker)
 {
@@ -28,11 +29,11 @@ void hmm_migrate_tracker_init(struct hmm_migrate_tracker *tracker)
 EXPORT_SYMBOL_GPL(hmm_migrate_tracker_init);
 
 /*
- * Our own migration announces itself by invalidations, too. While it unmaps, all that this
- * task does is a part of it: the announcement, the split of a huge page, the unmapping of
- * a page that others share. Later, the announcement alone is, for the holes that the pages
- * stage fills: the allocation of new pages may reclaim something of the range. The owner
- * alone would not tell it from another thread that migrates to the same device.
+ * Is this an invalidation by the migration itself? While it unmaps, each invalidation by
+ * this task is: the one for the range, the split of a THP, the unmapping of a shared
+ * page. Later, only the event of the pages stage is, for holes that it fills: other
+ * invalidations by this task may be reclaim, by an allocation, of pages in the range. The
+ * owner alone would not do, because another thread may migrate to the same device.
  */
 static bool track_is_own(const struct hmm_migrate_track *track,
 			 const struct mmu_notifier_range *range)
@@ -45,11 +46,11 @@ static bool track_is_own(const struct hmm_migrate_track *track,
 }
 
 /**
- * hmm_migrate_tracker_invalidate() - pages of the process go away
+ * hmm_migrate_tracker_invalidate() - note an invalidation
  * @tracker: the tracker
- * @range: which ones, in the driver's &mmu_interval_notifier_ops.invalidate
+ * @range: the argument of the driver's &mmu_interval_notifier_ops.invalidate
  *
- * To be called under the lock under which the driver enters pages.
+ * To be called under the lock under which the driver maps pages in the device.
  *
  * Context: any.
  */
@@ -70,12 +71,12 @@ void hmm_migrate_tracker_invalidate(struct hmm_migrate_tracker *tracker,
 EXPORT_SYMBOL_GPL(hmm_migrate_tracker_invalidate);
 
 /**
- * hmm_migrate_track_start() - a migration is to be tracked
+ * hmm_migrate_track_start() - start to track a migration
  * @track: the track
- * @tracker: the tracker that hears of invalidations in its range
+ * @tracker: the tracker that is told of invalidations in the range of @migrate
  * @migrate: the migration
  *
- * Before hmm_migrate_range(); and hmm_migrate_track_stop() after it.
+ * To be called before hmm_migrate_range(), and hmm_migrate_track_stop() after it.
  */
 void hmm_migrate_track_start(struct hmm_migrate_track *track,
 			     struct hmm_migrate_tracker *tracker,
@@ -93,7 +94,7 @@ void hmm_migrate_track_start(struct hmm_migrate_track *track,
 EXPORT_SYMBOL_GPL(hmm_migrate_track_start);
 
 /**
- * hmm_migrate_track_stop() - a migration is over
+ * hmm_migrate_track_stop() - stop to track a migration
  * @track: the track
  */
 void hmm_migrate_track_stop(struct hmm_migrate_track *track)
@@ -105,15 +106,16 @@ void hmm_migrate_track_stop(struct hmm_migrate_track *track)
 EXPORT_SYMBOL_GPL(hmm_migrate_track_stop);
 
 /**
- * hmm_migrate_track_begin() - what was changed before does not matter
+ * hmm_migrate_track_begin() - forget the invalidations so far
  * @track: the track
- * @notifier: the notifier whose invalidations the tracker hears of
+ * @notifier: the notifier that tells the tracker of invalidations
  *
- * For &hmm_migrate_ops.begin: nothing is in flight. What is being invalidated at this
- * moment is waited for, since its pages may be unmapped only after those of this call are
- * in their place. With several notifiers, mmu_interval_read_begin() of the others follows.
+ * For &hmm_migrate_ops.begin, when no chunk is pending. Waits for invalidations that have
+ * begun, since these may unmap pages only after this call has migrated others to the same
+ * addresses. With several notifiers, call mmu_interval_read_begin() for the others
+ * afterwards.
  *
- * Context: sleeps. In the task that migrates.
+ * Context: sleeps. Called by the task that migrates.
  */
 void hmm_migrate_track_begin(struct hmm_migrate_track *track,
 			     struct mmu_interval_notifier *notifier)
@@ -128,17 +130,18 @@ void hmm_migrate_track_begin(struct hmm_migrate_track *track,
 EXPORT_SYMBOL_GPL(hmm_migrate_track_begin);
 
 /**
- * hmm_migrate_track_is_valid() - has nobody changed these pages meanwhile?
+ * hmm_migrate_track_is_valid() - may the driver map these pages in the device?
  * @track: the track
  * @start: the first address
- * @end: the address behind it
+ * @end: the address behind the last one
  *
  * For &hmm_migrate_ops.commit, under the lock of hmm_migrate_tracker_invalidate(), which
- * is to be held until the pages are entered. What is not valid is left to a fault of the
- * device. A range between two that were invalidated is not valid either.
+ * the driver holds until it has mapped the pages. Leave pages that are not valid to a
+ * fault of the device. Only one range is kept for each track: addresses between two
+ * invalidations are not valid either.
  *
  * Context: any.
- * Return: whether what has arrived there is the process's still.
+ * Return: true if the addresses have not been invalidated since hmm_migrate_track_begin().
  */
 bool hmm_migrate_track_is_valid(struct hmm_migrate_track *track, unsigned long start,
 				unsigned long end)

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Range migration: a unit becomes several, because the driver has smaller pages
- * for it than it has.
+ * Range migration: split a unit if the driver gave smaller folios for it.
  *
- * That comes out between the second and the third stage: the driver has looked at
- * the unit, found no memory as large as that, and put smaller folios into the
- * slots of dst[] where they belong. They need not be there for all of the unit.
+ * The driver sees a large unit after setup. If it cannot allocate a folio of that order, it
+ * puts smaller ones into the slots of dst[] where they belong, perhaps not for all of the
+ * unit. So the pages stage splits the unit, when nothing maps the folio any more.
  */
 #include <linux/migrate.h>
 #include <linux/mm.h>
@@ -13,7 +12,7 @@
 #include "../internal.h"
 #include "internal.h"
 
-/* The first page that the driver has for a part of @unit, or NULL. */
+/* The first page that the driver gave for a part of @unit, or NULL. */
 static struct page *split_first_page(const struct migrate_unit *unit,
 				     unsigned long *dst)
 {
@@ -26,12 +25,11 @@ static struct page *split_first_page(const struct migrate_unit *unit,
 }
 
 /**
- * migrate_unit_must_split() - has the driver smaller pages than the unit has?
+ * migrate_unit_must_split() - did the driver give smaller folios than the unit?
  * @unit: the unit, of more than one page
  * @dst: the driver's pages
  *
- * Return: true if so. Not if it has none at all, or one that is as large, or too
- * large.
+ * Return: true if so; false if it gave none, or one that is as large or too large.
  */
 bool migrate_unit_must_split(const struct migrate_unit *unit,
 			     unsigned long *dst)
@@ -41,16 +39,7 @@ bool migrate_unit_must_split(const struct migrate_unit *unit,
 	return split_first_page(unit, dst);
 }
 
-/* Each folio holds the anon_vma, see device.c; the first one does already. */
-static void split_share_anon_vma(struct folio *first, struct folio *folio)
-{
-	struct anon_vma *anon_vma = first->private;
-
-	get_anon_vma(anon_vma);
-	folio->private = anon_vma;
-}
-
-/* Give each folio that @unit has become its slot. */
+/* Fill the slots of the folios of @order that the unit was split into. @first is the first. */
 static void split_fill_slots(struct migrate_unit *unit, struct folio *first,
 			     unsigned int order)
 {
@@ -61,25 +50,18 @@ static void split_fill_slots(struct migrate_unit *unit, struct folio *first,
 	if (order)
 		flags |= MIGRATE_PFN_COMPOUND;
 	for (i = 0; i < migrate_unit_pages(unit); i += BIT(order)) {
-		if (i && (flags & MIGRATE_PFN_ANON_VMA))
-			split_share_anon_vma(first, pfn_folio(pfn + i));
+		/* Each folio holds a reference to the anon_vma, as the first one does. */
+		if (i && (flags & MIGRATE_PFN_ANON_VMA)) {
+			struct anon_vma *anon_vma = first->private;
+
+			get_anon_vma(anon_vma);
+			pfn_folio(pfn + i)->private = anon_vma;
+		}
 		unit->src[i] = migrate_pfn(pfn + i) | flags;
 	}
 }
 
-/* Order 1 is not for anonymous folios. */
-static unsigned int split_order(const struct migrate_unit *unit,
-				unsigned long *dst)
-{
-	unsigned int order =
-		folio_order(page_folio(split_first_page(unit, dst)));
-
-	return order == 1 ? 0 : order;
-}
-
-/*
- * Take and drop the lock of each page table that has a migration entry of @folio.
- */
+/* Take and drop the lock of each page table that has a migration entry of @folio. */
 static bool split_pass_tables(struct folio *folio, struct vm_area_struct *vma,
 			      unsigned long addr, void *arg)
 {
@@ -91,12 +73,13 @@ static bool split_pass_tables(struct folio *folio, struct vm_area_struct *vma,
 }
 
 /*
- * Code that finds a migration entry under its page-table lock looks up page_folio() and
- * relies on its lock, see pfn_swap_entry_folio(). If that was before the split, it has
- * found the first part; and finalize unlocks and frees this part without the lock of
- * that page table, when the entry there is of another part. split_huge_page() takes all
- * of these locks before it unlocks a part, in remap_page(); here, the rmap is walked for
- * each part. If one page table has all of the entries, finalize takes its lock first.
+ * Code that finds a migration entry under the PTL looks up page_folio() and relies on its
+ * lock, see pfn_swap_entry_folio(). If it did so before the split, it has found the first
+ * part. But finalize unlocks and frees the first part without this PTL, if the migration
+ * entry here is that of another part. split_huge_page() takes all of these PTLs in
+ * remap_page(), before it unlocks a part. Here, an rmap walk for each part does the same.
+ * If all migration entries are in one page table, this is not needed, since finalize takes
+ * its PTL first.
  */
 static void split_wait_for_readers(struct folio *first, unsigned long nr_pages,
 				   unsigned int order)
@@ -112,48 +95,47 @@ static void split_wait_for_readers(struct folio *first, unsigned long nr_pages,
 	}
 }
 
-/* A large hole is many small ones, where page tables can be. */
-static void split_hole(struct migrate_unit *unit, struct migrate_vma *migrate)
-{
-	unsigned long i, addr = migrate->start + unit->index * PAGE_SIZE;
-	pmd_t *pmd = mm_find_pmd(migrate->vma->vm_mm, addr);
-
-	if (pmd && is_huge_zero_pmd(pmdp_get_lockless(pmd)))
-		split_huge_pmd(migrate->vma, pmd, addr);
-	for (i = 0; i < migrate_unit_pages(unit); i++)
-		unit->src[i] = MIGRATE_PFN_MIGRATE;
-}
-
 /**
- * migrate_unit_split() - make several units of one
+ * migrate_unit_split() - split a unit into several
  * @unit: the unit, see migrate_unit_must_split()
  * @dst: the driver's pages
- * @migrate: the range, or NULL: then there are no holes
+ * @migrate: the range; NULL without a vma, and so without holes
  *
- * They are as large as the first page that the driver has for a part of it; those
- * for which the driver's page is smaller still can be split again.
+ * The new units are as large as the first folio that the driver gave for a part of @unit.
+ * If a later folio is smaller still, its unit can be split again.
  *
- * Context: as in the pages stage. Sleeps.
- * Return: true, and its slots are those of the new units; or false if somebody has
- * a reference to the folio, or it cannot be split.
+ * Context: As in the pages stage. Sleeps.
+ * Return: true if the unit was split, and its slots are those of the new units; false if
+ * the folio has unexpected references or cannot be split.
  */
 bool migrate_unit_split(struct migrate_unit *unit, unsigned long *dst,
 			struct migrate_vma *migrate)
 {
 	struct page *fault_page = migrate ? migrate->fault_page : NULL;
-	unsigned int order = split_order(unit, dst);
+	unsigned int order = folio_order(page_folio(split_first_page(unit, dst)));
+	unsigned long addr, i;
 	struct folio *folio;
+	pmd_t *pmd;
 
 	if (!unit->page) {
 		if (WARN_ON_ONCE(!migrate))
 			return false;
-		split_hole(unit, migrate);
+		/* Small folios need a page table at the PMD. */
+		addr = migrate->start + unit->index * PAGE_SIZE;
+		pmd = mm_find_pmd(migrate->vma->vm_mm, addr);
+		if (pmd && is_huge_zero_pmd(pmdp_get_lockless(pmd)))
+			split_huge_pmd(migrate->vma, pmd, addr);
+		for (i = 0; i < migrate_unit_pages(unit); i++)
+			unit->src[i] = MIGRATE_PFN_MIGRATE;
 		return true;
 	}
 	folio = migrate_unit_folio(unit);
-	/* A file system may have something to say to that. */
+	/* The file system would have to agree to a split. */
 	if (!folio_test_anon(folio))
 		return false;
+	/* Anonymous folios cannot be order-1. */
+	if (order == 1)
+		order = 0;
 	if (split_unmapped_folio(folio, order, fault_page))
 		return false;
 	if (*unit->src & MIGRATE_PFN_RMAP)

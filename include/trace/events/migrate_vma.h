@@ -9,24 +9,23 @@
 #include <linux/mmzone.h>
 #include <linux/tracepoint.h>
 
-/* Their values, for those who read the names below. */
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_UNSELECTED);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_SWAPPED);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_KIND);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_LARGE);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_LOCKED);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_PINNED);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_LRU);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_MAPPED);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_NO_DESTINATION);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_DESTINATION);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_BUSY);
-TRACE_DEFINE_ENUM(MIGRATE_LEFT_HOLE);
-
+/* Export the values of the enums in the events' formats, for tools that parse these. */
 TRACE_DEFINE_ENUM(MIGRATE_STAGE_COLLECT);
 TRACE_DEFINE_ENUM(MIGRATE_STAGE_UNMAP);
 TRACE_DEFINE_ENUM(MIGRATE_STAGE_PAGES);
 TRACE_DEFINE_ENUM(MIGRATE_STAGE_FINALIZE);
+
+#undef LEFT_REASON
+#undef LEFT_REASON_LAST
+#define LEFT_REASON(type, ...)	LEFT_REASON_LIST(TRACE_DEFINE_ENUM(MIGRATE_LEFT_##type);)
+#define LEFT_REASON_LAST	LEFT_REASON
+
+MIGRATE_LEFT_REASONS
+
+#undef LEFT_REASON
+#undef LEFT_REASON_LAST
+#define LEFT_REASON(type, name)		{ MIGRATE_LEFT_##type, #name },
+#define LEFT_REASON_LAST(type, name)	{ MIGRATE_LEFT_##type, #name }
 
 DECLARE_EVENT_CLASS(migrate_vma_stage,
 		    TP_PROTO(unsigned long start, unsigned long end,
@@ -118,18 +117,7 @@ TRACE_EVENT(migrate_vma_left,
 				   { MIGRATE_STAGE_PAGES, "pages" },
 				   { MIGRATE_STAGE_FINALIZE, "finalize" }),
 		  __print_symbolic(__entry->reason,
-				   { MIGRATE_LEFT_UNSELECTED, "unselected" },
-				   { MIGRATE_LEFT_SWAPPED, "swapped" },
-				   { MIGRATE_LEFT_KIND, "kind" },
-				   { MIGRATE_LEFT_LARGE, "large" },
-				   { MIGRATE_LEFT_LOCKED, "locked" },
-				   { MIGRATE_LEFT_PINNED, "pinned" },
-				   { MIGRATE_LEFT_LRU, "lru" },
-				   { MIGRATE_LEFT_MAPPED, "mapped" },
-				   { MIGRATE_LEFT_NO_DESTINATION, "no_destination" },
-				   { MIGRATE_LEFT_DESTINATION, "destination" },
-				   { MIGRATE_LEFT_BUSY, "busy" },
-				   { MIGRATE_LEFT_HOLE, "hole" }),
+				   MIGRATE_LEFT_REASONS),
 		  __entry->pages)
 );
 

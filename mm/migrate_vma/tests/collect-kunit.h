@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * KUnit tests of the unit, of the run, and of the collect stage. Included by
- * collect.c.
+ * KUnit tests of units, runs, and the collect stage. Included by collect.c.
  */
 #ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
 
@@ -28,7 +27,7 @@ static struct folio *test_folio(struct kunit *test, unsigned int order)
 	return folio;
 }
 
-/* Each entry is a unit: pages, and holes; what is 0 is none. */
+/* Each entry of a page or a hole is a unit; empty slots are skipped. */
 static void test_units_of_pages(struct kunit *test)
 {
 	struct folio *folio = test_folio(test, 0);
@@ -47,21 +46,21 @@ static void test_units_of_pages(struct kunit *test)
 		KUNIT_EXPECT_PTR_EQ(test, unit.src, src + expected[n]);
 		KUNIT_EXPECT_PTR_EQ(test, unit.page,
 				    n ? &folio->page : NULL);
-		KUNIT_EXPECT_EQ(test, migrate_unit_is_hole(&unit), !n);
+		KUNIT_EXPECT_EQ(test, !unit.page, !n);
 		n++;
 	}
 	KUNIT_EXPECT_EQ(test, n, ARRAY_SIZE(expected));
 	folio_put(folio);
 }
 
-/* A large folio has one slot that counts; what comes after it is found. */
+/* A large folio is one unit, and the iterator finds the unit after it. */
 static void test_units_of_folios(struct kunit *test)
 {
 	struct folio *folio = test_folio(test, FOLIO_ORDER);
 	unsigned long src[2 + FOLIO_PAGES] = {
 		[0] = MIGRATE_PFN_MIGRATE,
 		[1] = test_mpfn(folio, MIGRATE_PFN_COMPOUND),
-		/* Nobody may look at this. */
+		/* The iterator must not look at the other slots of the folio. */
 		[2] = ~0UL,
 		[1 + FOLIO_PAGES] = MIGRATE_PFN_MIGRATE,
 	};
@@ -95,14 +94,14 @@ static void test_unit_of_large_hole(struct kunit *test)
 
 	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, NULL, 0,
 						HUGE_PAGES + 1));
-	KUNIT_EXPECT_TRUE(test, migrate_unit_is_hole(&unit));
+	KUNIT_EXPECT_NULL(test, unit.page);
 	KUNIT_EXPECT_EQ(test, migrate_unit_pages(&unit), HUGE_PAGES);
 	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, NULL, HUGE_PAGES,
 						HUGE_PAGES + 1));
 	KUNIT_EXPECT_EQ(test, migrate_unit_pages(&unit), 1);
 }
 
-/* A page that a driver has for a slot without a source must not be lost. */
+/* A page that the driver gave for a slot without a source must not be lost. */
 static void test_units_of_destinations(struct kunit *test)
 {
 	struct folio *folio = test_folio(test, 0);
@@ -114,7 +113,6 @@ static void test_units_of_destinations(struct kunit *test)
 	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, src, dst, 0, 4));
 	KUNIT_EXPECT_EQ(test, unit.index, 2);
 	KUNIT_EXPECT_NULL(test, unit.page);
-	KUNIT_EXPECT_FALSE(test, migrate_unit_is_hole(&unit));
 	KUNIT_EXPECT_PTR_EQ(test, unit.newpage, &folio->page);
 	KUNIT_EXPECT_FALSE(test, migrate_unit_at(&unit, src, dst, 3, 4));
 	folio_put(folio);
@@ -126,7 +124,7 @@ struct test_run {
 	struct migrate_run run;
 };
 
-/* Entries that map a whole folio, all alike. */
+/* PTEs that map a whole folio and differ only by their pfns. */
 static struct test_run *test_run(struct kunit *test)
 {
 	struct test_run *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
@@ -134,7 +132,7 @@ static struct test_run *test_run(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, t);
 	t->folio = test_folio(test, FOLIO_ORDER);
-	/* Enough for folio_test_anon(), no more is looked at. */
+	/* Enough for folio_test_anon(); the tests need no more. */
 	t->folio->mapping = (void *)PAGE_MAPPING_ANON;
 	for (i = 0; i < FOLIO_PAGES; i++)
 		t->ptes[i] = pte_mkold(pfn_pte(folio_pfn(t->folio) + i,
@@ -156,7 +154,7 @@ static void test_run_exit(struct test_run *t)
 	folio_put(t->folio);
 }
 
-/* What one entry says must not come back as what its neighbour says. */
+/* A run ends where any bit differs, or that PTE would get the bits of its neighbour. */
 static void test_run_ends_where_entries_differ(struct kunit *test)
 {
 	struct test_run *t = test_run(test);
@@ -192,7 +190,7 @@ static void test_run_ends_where_entries_differ(struct kunit *test)
 	test_run_exit(t);
 }
 
-/* Entries may go on after the folio has ended. */
+/* The next folio may be mapped behind this one, with consecutive pfns. */
 static void test_run_ends_with_the_folio(struct kunit *test)
 {
 	struct test_run *t = test_run(test);
@@ -204,7 +202,7 @@ static void test_run_ends_with_the_folio(struct kunit *test)
 	test_run_exit(t);
 }
 
-/* All that an entry says is in its migration entry. */
+/* The migration entry keeps all bits of the PTE. */
 static void test_run_keeps_bits(struct kunit *test)
 {
 	struct test_run *t = test_run(test);
@@ -240,7 +238,7 @@ static void test_run_keeps_bits(struct kunit *test)
 	test_run_exit(t);
 }
 
-/* PTE_SWP_OFFSET_STEP carries from each bit of the pfn to the next one, and loses none. */
+/* Adding PTE_SWP_OFFSET_STEP carries from each bit of the pfn to the next one. */
 static void test_next_swp_entry(struct kunit *test)
 {
 	unsigned int bit;
@@ -255,7 +253,7 @@ static void test_next_swp_entry(struct kunit *test)
 	}
 }
 
-/* What the later stages do with a unit that is not to migrate. */
+/* Restore the mappings, as the later stages do for units that do not migrate. */
 static void test_put_back(struct test_range *range)
 {
 	struct migrate_unit unit = {};
@@ -272,12 +270,12 @@ static void test_put_back(struct test_range *range)
 static void test_collect(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	unsigned int i;
 
-	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
-	KUNIT_EXPECT_EQ(test, tally.pages[0], RANGE_PAGES);
+	migrate_stage_collect(&range->migrate, 0, NULL, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES);
+	KUNIT_EXPECT_EQ(test, stats.pages[0], RANGE_PAGES);
 	for (i = 0; i < RANGE_PAGES; i++) {
 		struct page *page = migrate_pfn_to_page(range->src[i]);
 		pte_t pte = test_pte(range, i);
@@ -295,18 +293,18 @@ static void test_collect(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* A lock that is not dropped: that page stays, the others are collected. */
+/* A page that stays locked is left; the others are collected. */
 static void test_collect_gives_up(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	struct page *page = test_page(range, 2);
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	lock_page(page);
-	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
-	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_LOCKED], 1);
+	migrate_stage_collect(&range->migrate, 0, NULL, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, stats.left[MIGRATE_LEFT_LOCKED], 1);
 	KUNIT_EXPECT_EQ(test, range->src[2], 0);
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 2), page);
 	KUNIT_EXPECT_EQ(test, page_count(page), 1);
@@ -338,16 +336,16 @@ static const struct mmu_notifier_ops test_notifier_ops = {
 };
 
 /*
- * What is locked is looked at once more, with one notification for the hull of it, and
- * without waiting for whoever has the lock.
+ * Locked folios are retried once, with one notification from the first to the last of them, and
+ * without waiting for the lock.
  */
-static void test_collect_looks_twice(struct kunit *test)
+static void test_collect_retries_once(struct kunit *test)
 {
 	struct test_notifier t = { .notifier.ops = &test_notifier_ops };
 	struct test_range *range = test_range_init(test);
 	struct page *first = test_page(range, 2), *last = test_page(range, 4);
 	unsigned long start = range->migrate.start;
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 
 	KUNIT_ASSERT_NOT_NULL(test, first);
 	KUNIT_ASSERT_NOT_NULL(test, last);
@@ -356,12 +354,12 @@ static void test_collect_looks_twice(struct kunit *test)
 	mmap_read_lock(current->mm);
 	lock_page(first);
 	lock_page(last);
-	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &stats);
 	KUNIT_EXPECT_EQ(test, t.calls, 2);
 	KUNIT_EXPECT_EQ(test, t.start, start + 2 * PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, t.end, start + 5 * PAGE_SIZE);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 2);
-	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_LOCKED], 2);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES - 2);
+	KUNIT_EXPECT_EQ(test, stats.left[MIGRATE_LEFT_LOCKED], 2);
 	unlock_page(last);
 	unlock_page(first);
 	test_put_back(range);
@@ -372,15 +370,15 @@ static void test_collect_looks_twice(struct kunit *test)
 }
 
 /*
- * For a device, the lock of a file's page is not even tried: for as long as a server does
- * not answer, the page would look as if it could migrate a little later. To ordinary memory
- * it may.
+ * If the destination is a device, collect refuses a file's page without trying its lock. As
+ * locked, it would be retried in vain, for as long as a server does not answer. If the
+ * destination is ordinary memory, the page is retried.
  */
 static void test_collect_leaves_files_alone(struct kunit *test)
 {
 	struct file *file = shmem_kernel_file_setup("kunit", PAGE_SIZE, 0);
 	struct test_range range = {};
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	unsigned long addr, word;
 	struct page *page;
 
@@ -408,14 +406,14 @@ static void test_collect_leaves_files_alone(struct kunit *test)
 				migrate_stage_collect(&range.migrate,
 						      MIGRATE_COLLECT_LEAVE_LOCKED |
 						      MIGRATE_COLLECT_TO_DEVICE,
-						      NULL, &tally));
-		KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_KIND], 1);
+						      NULL, &stats));
+		KUNIT_EXPECT_EQ(test, stats.left[MIGRATE_LEFT_KIND], 1);
 		KUNIT_EXPECT_EQ(test, range.src[0], 0);
 		KUNIT_EXPECT_EQ(test, 1,
 				migrate_stage_collect(&range.migrate,
 						      MIGRATE_COLLECT_LEAVE_LOCKED,
-						      NULL, &tally));
-		KUNIT_EXPECT_EQ(test, range.src[0], MIGRATE_SRC_AGAIN);
+						      NULL, &stats));
+		KUNIT_EXPECT_EQ(test, range.src[0], MIGRATE_SRC_RETRY);
 		unlock_page(page);
 	}
 	mmap_read_unlock(current->mm);
@@ -432,7 +430,7 @@ static struct kunit_case collect_test_cases[] = {
 	KUNIT_CASE(test_next_swp_entry),
 	KUNIT_CASE(test_collect),
 	KUNIT_CASE(test_collect_gives_up),
-	KUNIT_CASE(test_collect_looks_twice),
+	KUNIT_CASE(test_collect_retries_once),
 	KUNIT_CASE(test_collect_leaves_files_alone),
 	{}
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * KUnit tests of the stages by device pfns. The folios are of system memory: for
- * what is tested here that is no difference. Included by device.c.
+ * KUnit tests of the stages by device pfns. The folios are system memory, which makes no
+ * difference to these tests. Included by device.c.
  */
 #ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
 
@@ -10,15 +10,25 @@
 
 #include "range-kunit.h"
 
-static void test_device(struct test_range *range, struct migrate_tally *collect,
-			struct migrate_tally *unmap)
+/* The first two stages, by device pfns. */
+static void test_device_pfns(unsigned long *src, unsigned long npages,
+			     struct migrate_stats *collect, struct migrate_stats *unmap)
+{
+	struct migrate_ctx ctx = {};
+
+	migrate_stage_lock_pfns(src, npages, 0, collect);
+	migrate_stage_unmap(src, npages, NULL, &ctx, unmap);
+}
+
+static void test_device(struct test_range *range, struct migrate_stats *collect,
+			struct migrate_stats *unmap)
 {
 	unsigned int i;
 
 	for (i = 0; i < RANGE_PAGES; i++)
 		range->src[i] = page_to_pfn(test_page(range, i)) <<
 				MIGRATE_PFN_SHIFT;
-	migrate_stage_device(range->src, RANGE_PAGES, collect, unmap);
+	test_device_pfns(range->src, RANGE_PAGES, collect, unmap);
 }
 
 static void test_restore(struct test_range *range)
@@ -26,14 +36,14 @@ static void test_restore(struct test_range *range)
 	struct migrate_unit unit = {};
 
 	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES))
-		migrate_unit_restore(&unit, NULL, &range->call);
+		migrate_unit_restore(&unit, NULL, &range->ctx);
 }
 
-/* Each folio is found, unmapped by the rmap, and its anon_vma held. */
+/* The rmap walk unmaps each folio, and the unit holds a reference to the anon_vma. */
 static void test_device_unmaps(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally collect = {}, unmap = {};
+	struct migrate_stats collect = {}, unmap = {};
 	struct migrate_unit unit = {};
 
 	test_device(range, &collect, &unmap);
@@ -50,18 +60,18 @@ static void test_device_unmaps(struct kunit *test)
 }
 
 /*
- * What nobody maps is not taken, like the old page of a fault that has just
- * migrated it and still refers to it.
+ * A folio without mappings is not collected: a fault may have just migrated it, and still hold
+ * a reference to the old folio.
  */
 static void test_device_leaves_unmapped(struct kunit *test)
 {
 	struct folio *folio = folio_alloc(GFP_KERNEL, 0);
-	struct migrate_tally collect = {}, unmap = {};
+	struct migrate_stats collect = {}, unmap = {};
 	unsigned long src;
 
 	KUNIT_ASSERT_NOT_NULL(test, folio);
 	src = folio_pfn(folio) << MIGRATE_PFN_SHIFT;
-	migrate_stage_device(&src, 1, &collect, &unmap);
+	test_device_pfns(&src, 1, &collect, &unmap);
 	KUNIT_EXPECT_EQ(test, src, 0);
 	KUNIT_EXPECT_EQ(test, collect.units, 0);
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
@@ -72,7 +82,7 @@ static void test_device_leaves_unmapped(struct kunit *test)
 static void test_device_gives_up(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally collect = {}, unmap = {};
+	struct migrate_stats collect = {}, unmap = {};
 	struct page *page = test_page(range, 1);
 
 	KUNIT_ASSERT_NOT_NULL(test, page);

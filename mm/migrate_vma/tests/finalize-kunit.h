@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * KUnit tests of the finalize stage: trips of a range to other pages of system
- * memory, through all stages. Included by finalize.c.
+ * KUnit tests of the finalize stage: migrate a range to other pages of system memory, through
+ * all stages. Included by finalize.c.
  */
 #ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
 
@@ -14,14 +14,14 @@
 #include <linux/shmem_fs.h>
 #include "range-kunit.h"
 
-/* The first two stages, a new page for each source but @except, and a copy. */
+/* Run the first two stages; then allocate and copy a page for each source but @except. */
 static void test_begin(struct kunit *test, struct test_range *range, int except)
 {
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	unsigned int i;
 
-	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
-	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &stats);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->ctx, &stats);
 	for (i = 0; i < RANGE_PAGES; i++) {
 		struct page *page = migrate_pfn_to_page(range->src[i]);
 		struct folio *folio;
@@ -36,17 +36,17 @@ static void test_begin(struct kunit *test, struct test_range *range, int except)
 	}
 }
 
-static void test_end(struct test_range *range, struct migrate_tally *pages)
+static void test_end(struct test_range *range, struct migrate_stats *pages)
 {
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 
 	migrate_stage_finalize(range->src, range->dst, RANGE_PAGES,
-			       &range->migrate, &range->call, &tally);
+			       &range->migrate, &range->ctx, &stats);
 	KUNIT_EXPECT_EQ(kunit_get_current_test(), test_isolated(range), 0);
-	pages->units -= tally.units;
+	pages->units -= stats.units;
 }
 
-static void test_pages(struct test_range *range, struct migrate_tally *pages)
+static void test_pages(struct test_range *range, struct migrate_stats *pages)
 {
 	migrate_stage_pages(range->src, range->dst, RANGE_PAGES,
 			    &range->migrate, pages);
@@ -55,14 +55,14 @@ static void test_pages(struct test_range *range, struct migrate_tally *pages)
 static void test_trip(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	unsigned int i;
 
 	test_begin(test, range, -1);
-	test_pages(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
-	test_end(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, 0);
+	test_pages(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES);
+	test_end(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, 0);
 	lru_add_drain_all();
 	for (i = 0; i < RANGE_PAGES; i++) {
 		struct page *page = test_page(range, i);
@@ -80,36 +80,36 @@ static void test_trip(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* What has no destination is mapped as before, the others move. */
+/* A page without a destination is mapped as before; the others migrate. */
 static void test_trip_of_some(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct page *page = test_page(range, 3);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 
 	test_begin(test, range, 3);
-	test_pages(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
-	test_end(range, &tally);
+	test_pages(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES - 1);
+	test_end(range, &stats);
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 3), page);
 	KUNIT_EXPECT_EQ(test, page_count(page), 1);
 	KUNIT_EXPECT_FALSE(test, PageLocked(page));
 	test_range_exit(test, range);
 }
 
-/* The driver goes from setup to finalize at once. */
+/* The driver calls finalize right after setup. */
 static void test_trip_that_is_called_off(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct page *pages[RANGE_PAGES];
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	unsigned int i;
 
 	for (i = 0; i < RANGE_PAGES; i++)
 		pages[i] = test_page(range, i);
-	migrate_stage_collect(&range->migrate, 0, NULL, &tally);
-	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, &tally);
-	test_end(range, &tally);
+	migrate_stage_collect(&range->migrate, 0, NULL, &stats);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->ctx, &stats);
+	test_end(range, &stats);
 	lru_add_drain_all();
 	for (i = 0; i < RANGE_PAGES; i++) {
 		KUNIT_EXPECT_PTR_EQ(test, test_page(range, i), pages[i]);
@@ -121,24 +121,24 @@ static void test_trip_that_is_called_off(struct kunit *test)
 }
 
 /*
- * MADV_DONTNEED between setup and finalize: the new page must not be mapped, and
- * goes away with our reference.
+ * MADV_DONTNEED between setup and finalize: the new page must not be mapped, and finalize drops
+ * the reference.
  */
 static void test_zap_before_finalize(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	unsigned long word = ~0UL;
 	struct page *newpage;
 
 	test_begin(test, range, -1);
-	test_pages(range, &tally);
+	test_pages(range, &stats);
 	newpage = migrate_pfn_to_page(range->dst[4]);
 	get_page(newpage);
 	zap_page_range_single(range->migrate.vma,
 			      range->migrate.start + 4 * PAGE_SIZE, PAGE_SIZE,
 			      NULL);
-	test_end(range, &tally);
+	test_end(range, &stats);
 	KUNIT_EXPECT_TRUE(test, pte_none(test_pte(range, 4)));
 	lru_add_drain_all();
 	KUNIT_EXPECT_EQ(test, page_count(newpage), 1);
@@ -153,18 +153,18 @@ static void test_zap_before_finalize(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* userfaultfd's write-protect meanwhile: it must still be there. */
+/* userfaultfd write-protects before finalize: the PTE must still be write-protected. */
 static void test_write_protect_before_finalize(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	unsigned long addr = range->migrate.start + 6 * PAGE_SIZE;
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	swp_entry_t entry;
 	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep, pte;
 
 	test_begin(test, range, -1);
-	test_pages(range, &tally);
+	test_pages(range, &stats);
 	ptep = pte_offset_map_lock(current->mm, mm_find_pmd(current->mm, addr),
 				   addr, &ptl);
 	KUNIT_ASSERT_NOT_NULL(test, ptep);
@@ -176,7 +176,7 @@ static void test_write_protect_before_finalize(struct kunit *test)
 		pte = pte_swp_mkuffd_wp(pte);
 	set_pte_at(current->mm, addr, ptep, pte);
 	pte_unmap_unlock(ptep, ptl);
-	test_end(range, &tally);
+	test_end(range, &stats);
 
 	pte = test_pte(range, 6);
 	KUNIT_EXPECT_TRUE(test, pte_present(pte));
@@ -188,11 +188,11 @@ static void test_write_protect_before_finalize(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* A hole is filled by what the driver gives. */
+/* The page that the driver gave for a hole is mapped there. */
 static void test_trip_fills_hole(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	struct folio *folio;
 
 	zap_page_range_single(range->migrate.vma,
@@ -203,10 +203,10 @@ static void test_trip_fills_hole(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, folio);
 	folio_lock(folio);
 	range->dst[1] = migrate_pfn(folio_pfn(folio));
-	test_pages(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
-	KUNIT_EXPECT_EQ(test, tally.holes, 1);
-	test_end(range, &tally);
+	test_pages(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES);
+	KUNIT_EXPECT_EQ(test, stats.holes, 1);
+	test_end(range, &stats);
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 1), &folio->page);
 	mmap_read_unlock(current->mm);
 	KUNIT_EXPECT_EQ(test, 0, put_user(test_tag(1), test_word(range, 1)));
@@ -215,23 +215,23 @@ static void test_trip_fills_hole(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* The driver had a page for what then has not migrated after all: it goes away. */
+/* A page that the driver gave for a source that was restored is put. */
 static void test_trip_frees_what_nothing_needs(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct page *page = test_page(range, 2), *newpage;
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	struct migrate_unit unit;
 
 	test_begin(test, range, -1);
 	newpage = migrate_pfn_to_page(range->dst[2]);
 	get_page(newpage);
 	KUNIT_ASSERT_TRUE(test, migrate_unit_at(&unit, range->src, NULL, 2, 3));
-	migrate_unit_restore(&unit, NULL, &range->call);
+	migrate_unit_restore(&unit, NULL, &range->ctx);
 	KUNIT_EXPECT_EQ(test, range->src[2], 0);
-	test_pages(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
-	test_end(range, &tally);
+	test_pages(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES - 1);
+	test_end(range, &stats);
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 2), page);
 	KUNIT_EXPECT_FALSE(test, PageLocked(newpage));
 	KUNIT_EXPECT_EQ(test, page_count(newpage), 1);
@@ -239,7 +239,7 @@ static void test_trip_frees_what_nothing_needs(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* A folio as the second stage leaves it, of four pages and with one reference. */
+/* A folio of four pages in the state after the unmap stage, with one reference. */
 static struct folio *test_unmapped_folio(struct kunit *test, struct test_range *range)
 {
 	struct folio *folio = folio_alloc(GFP_HIGHUSER_MOVABLE, 2);
@@ -253,14 +253,14 @@ static struct folio *test_unmapped_folio(struct kunit *test, struct test_range *
 }
 
 /*
- * The driver has a page for each of its parts, but somebody has a reference, and it
- * cannot be split: it stays as it is, and the driver's pages go away.
+ * The driver gave small pages for a large folio, but an unexpected reference keeps it from being
+ * split: it stays as it is, and the driver's pages are put.
  */
 static void test_folio_that_cannot_be_split(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct folio *folio = test_unmapped_folio(test, range);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	struct page *pages[4];
 	unsigned int i;
 
@@ -274,15 +274,15 @@ static void test_folio_that_cannot_be_split(struct kunit *test)
 		range->dst[i] = migrate_pfn(page_to_pfn(pages[i]));
 	}
 	folio_get(folio);
-	migrate_stage_pages(range->src, range->dst, ARRAY_SIZE(pages), NULL, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, 0);
+	migrate_stage_pages(range->src, range->dst, ARRAY_SIZE(pages), NULL, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, 0);
 	KUNIT_EXPECT_EQ(test, folio_order(folio), 2);
-	migrate_count_isolated(&range->call, folio_nid(folio), false, ARRAY_SIZE(pages));
+	migrate_count_isolated(&range->ctx, folio_nid(folio), false, ARRAY_SIZE(pages));
 	migrate_stage_finalize(range->src, range->dst, ARRAY_SIZE(pages), NULL,
-			       &range->call, &tally);
+			       &range->ctx, &stats);
 	KUNIT_EXPECT_EQ(test, test_isolated(range), 0);
 	lru_add_drain_all();
-	KUNIT_EXPECT_EQ(test, tally.units, 0);
+	KUNIT_EXPECT_EQ(test, stats.units, 0);
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
 	KUNIT_EXPECT_TRUE(test, folio_test_lru(folio));
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
@@ -291,13 +291,13 @@ static void test_folio_that_cannot_be_split(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, page_count(pages[i]), 1);
 		put_page(pages[i]);
 	}
-	/* It has never been counted as an anonymous folio. */
+	/* The folio was not accounted as anonymous, so do not free it as such. */
 	folio->mapping = NULL;
 	folio_put(folio);
 	test_range_exit(test, range);
 }
 
-/* The page of a file is in the page cache, and mapped once. Returns its address. */
+/* Map the first page of a file, and write to it. Returns its address. */
 static unsigned long test_map_file(struct kunit *test, struct file *file)
 {
 	unsigned long addr;
@@ -309,7 +309,7 @@ static unsigned long test_map_file(struct kunit *test, struct file *file)
 	return addr;
 }
 
-/* By the three calls a file's page moves to ordinary memory, as it always did. */
+/* A page of a file migrates to ordinary memory by migrate_vma_setup(), as ever. */
 static void test_trip_of_a_file(struct kunit *test)
 {
 	struct file *file = shmem_kernel_file_setup("kunit", PAGE_SIZE, 0);
@@ -339,7 +339,7 @@ static void test_trip_of_a_file(struct kunit *test)
 	}
 	migrate_vma_pages(&range.migrate);
 	KUNIT_EXPECT_TRUE(test, range.src[0] & MIGRATE_PFN_MIGRATE);
-	/* Or it would be freed as if it were in the page cache. */
+	/* With a mapping, it would be freed as if it were in the page cache. */
 	KUNIT_EXPECT_TRUE(test, old && !old->mapping);
 	migrate_vma_finalize(&range.migrate);
 	KUNIT_EXPECT_PTR_EQ(test, new, test_page(&range, 0));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * KUnit tests of the pieces that a chunk is copied in. Included by range_map.c.
+ * KUnit tests of the pieces that a chunk is mapped and copied in. Included by range_map.c.
  */
 #ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
 
@@ -56,7 +56,7 @@ static struct map_test *map_test_init(struct kunit *test)
 	return map;
 }
 
-/* The next segment: @npages from page @src, or no page, to page @dst. */
+/* Add a segment: @npages pages from page @src, or a hole if that is -1, to page @dst. */
 static void map_test_add(struct map_test *map, int src, int dst, unsigned int npages)
 {
 	struct hmm_migrate_chunk *chunk = &map->chunk;
@@ -77,14 +77,14 @@ static void map_test_begin(struct kunit *test, struct map_test *map, unsigned lo
 	map->last = false;
 }
 
-/* The next piece is of @pages, from slot @index and the pages of it. */
+/* Expect the next piece to begin at slot @index and to have @length bytes. */
 static void map_test_expect(struct kunit *test, struct map_test *map, size_t max,
 			    unsigned long index, size_t length)
 {
 	struct hmm_migrate_piece piece = {};
 	struct page *src, *dst;
 
-	/* The one before was not the last one. */
+	/* The piece before this one must not have been marked as the last one. */
 	KUNIT_EXPECT_FALSE(test, map->last);
 	KUNIT_EXPECT_TRUE(test, hmm_migrate_map_next(&map->map, &piece, max));
 	map->last = piece.last;
@@ -92,7 +92,7 @@ static void map_test_expect(struct kunit *test, struct map_test *map, size_t max
 	KUNIT_EXPECT_EQ(test, piece.length, length);
 	src = pfn_to_page(PHYS_PFN(piece.src));
 	dst = pfn_to_page(PHYS_PFN(piece.dst));
-	/* Direct mappings: as the bus sees it, so does the CPU. */
+	/* Without an IOMMU, DMA addresses are physical addresses. */
 	KUNIT_EXPECT_TRUE(test, src >= map->src && src < map->src + MAP_TEST_PAGES);
 	KUNIT_EXPECT_TRUE(test, dst >= map->dst && dst < map->dst + MAP_TEST_PAGES);
 }
@@ -112,7 +112,7 @@ static void map_test_exit(struct kunit *test, struct map_test *map)
 	hmm_migrate_map_free(&map->map);
 }
 
-/* Neighbours on both sides are one piece, whatever segments they are in. */
+/* Pages that are neighbours on both sides are one piece, even in several segments. */
 static void test_map_joins_neighbours(struct kunit *test)
 {
 	struct map_test *map = map_test_init(test);
@@ -127,7 +127,7 @@ static void test_map_joins_neighbours(struct kunit *test)
 	map_test_exit(test, map);
 }
 
-/* Neighbours on one side only are none. */
+/* Pages that are neighbours on one side only are separate pieces. */
 static void test_map_joins_nothing_else(struct kunit *test)
 {
 	struct map_test *map = map_test_init(test);
@@ -135,7 +135,7 @@ static void test_map_joins_nothing_else(struct kunit *test)
 	map_test_add(map, 0, 0, 1);
 	map_test_add(map, 1, 2, 1);
 	map_test_add(map, 3, 3, 1);
-	/* The one before, in both. */
+	/* On both sides, a neighbour of the last segment, but in front of it. */
 	map_test_add(map, 2, 1, 1);
 	map_test_begin(test, map, 8, 4);
 	map_test_expect(test, map, SZ_1M, 0, PAGE_SIZE);
@@ -146,7 +146,7 @@ static void test_map_joins_nothing_else(struct kunit *test)
 	map_test_exit(test, map);
 }
 
-/* A piece may end within a page, and a part within a segment. */
+/* Pieces may end within a page, and parts within a segment. */
 static void test_map_parts_and_pieces(struct kunit *test)
 {
 	struct map_test *map = map_test_init(test);
@@ -159,7 +159,7 @@ static void test_map_parts_and_pieces(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, hmm_migrate_map_part(&map->map, 3));
 	map->last = false;
 	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
-	/* Once more from its beginning. */
+	/* After a rewind, the pieces of the part are returned again. */
 	hmm_migrate_map_rewind(&map->map);
 	map->last = false;
 	map_test_expect(test, map, SZ_1M, 3, PAGE_SIZE);
@@ -167,7 +167,7 @@ static void test_map_parts_and_pieces(struct kunit *test)
 	map_test_exit(test, map);
 }
 
-/* What is to be zero is no piece: the CPU has done it. */
+/* Holes in ordinary memory are not pieces, but cleared by the CPU. */
 static void test_map_clears_holes(struct kunit *test)
 {
 	struct map_test *map = map_test_init(test);
@@ -185,7 +185,7 @@ static void test_map_clears_holes(struct kunit *test)
 	map_test_exit(test, map);
 }
 
-/* Several at once: as many as there is room for, and the rest. */
+/* Several pieces at once: fill the array, then return the rest. */
 static void test_map_several_pieces(struct kunit *test)
 {
 	struct map_test *map = map_test_init(test);
@@ -193,7 +193,7 @@ static void test_map_several_pieces(struct kunit *test)
 
 	map_test_add(map, 0, 0, 1);
 	map_test_add(map, 2, 1, 1);
-	/* Two neighbours, and a hole in the end. */
+	/* Two neighbours, and a hole at the end. */
 	map_test_add(map, 4, 4, 1);
 	map_test_add(map, 5, 5, 1);
 	map_test_add(map, -1, 7, 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Range migration, KUnit tests: a range of memory of a process to work on, each
- * page of it with a word that says which it is.
+ * Range migration, KUnit tests: a range of user memory to work on. The first word of each
+ * page has a different value.
  */
 #ifndef _MM_MIGRATE_VMA_TESTS_RANGE_H
 #define _MM_MIGRATE_VMA_TESTS_RANGE_H
@@ -19,17 +19,17 @@ struct test_range {
 	unsigned long src[RANGE_PAGES];
 	unsigned long dst[RANGE_PAGES];
 	struct migrate_vma migrate;
-	struct migrate_call call;
+	struct migrate_ctx ctx;
 };
 
-/* How many pages the stages have isolated, and not given back. */
+/* How many pages the stages have isolated and not put back. */
 static inline long test_isolated(struct test_range *range)
 {
 	long isolated = 0;
 	int nid;
 
 	for_each_online_node(nid)
-		isolated += range->call.isolated[migrate_isolated_slot(nid, false)];
+		isolated += range->ctx.isolated[migrate_isolated_slot(nid, false)];
 	return isolated;
 }
 
@@ -44,7 +44,7 @@ static inline unsigned long test_tag(unsigned int i)
 	return 0x5eed0000UL + i;
 }
 
-/* Maps and fills the range, and takes the mmap_lock. */
+/* Maps and fills the range, and takes mmap_lock. */
 static inline struct test_range *test_range_init(struct kunit *test)
 {
 	struct test_range *range = kunit_kzalloc(test, sizeof(*range), GFP_KERNEL);
@@ -52,8 +52,8 @@ static inline struct test_range *test_range_init(struct kunit *test)
 	unsigned int i;
 
 	KUNIT_ASSERT_NOT_NULL(test, range);
-	range->call.isolated = kunit_kcalloc(test, 2 * nr_node_ids, sizeof(long), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, range->call.isolated);
+	range->ctx.isolated = kunit_kcalloc(test, 2 * nr_node_ids, sizeof(long), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, range->ctx.isolated);
 	addr = kunit_vm_mmap(test, NULL, 0, RANGE_PAGES * PAGE_SIZE,
 			     PROT_READ | PROT_WRITE,
 			     MAP_ANONYMOUS | MAP_PRIVATE, 0);
@@ -69,7 +69,7 @@ static inline struct test_range *test_range_init(struct kunit *test)
 	for (i = 0; i < RANGE_PAGES; i++)
 		KUNIT_ASSERT_EQ(test, 0,
 				put_user(test_tag(i), test_word(range, i)));
-	/* References of the per-CPU batches would be in the way. */
+	/* Drop the references that per-CPU LRU batches hold, which look like pins. */
 	lru_add_drain_all();
 
 	mmap_read_lock(current->mm);
@@ -77,7 +77,7 @@ static inline struct test_range *test_range_init(struct kunit *test)
 	return range;
 }
 
-/* Drops the mmap_lock and looks whether each page has its word still. */
+/* Drops mmap_lock and checks that each page still has its value. */
 static inline void test_range_exit(struct kunit *test, struct test_range *range)
 {
 	unsigned int i;

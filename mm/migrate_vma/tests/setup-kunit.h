@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * KUnit tests of the arguments of migrate_vma_setup(). Included by setup.c.
+ * KUnit tests of the arguments of migrate_vma_setup(). Included by api.c.
  */
 #ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
 
@@ -22,7 +22,7 @@ static void test_setup_takes_all_flags(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* If it is not, what is locked then must not be in anybody's way. */
+/* If setup is not refused by mistake, unlock what it has collected. */
 static void test_setup_is_refused(struct kunit *test, struct test_range *range)
 {
 	int ret = migrate_vma_setup(&range->migrate);
@@ -32,7 +32,7 @@ static void test_setup_is_refused(struct kunit *test, struct test_range *range)
 		migrate_vma_finalize(&range->migrate);
 }
 
-/* What is not known is refused, and nothing has been done. */
+/* Unknown flags are refused, and nothing is collected. */
 static void test_setup_refuses_other_flags(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
@@ -49,7 +49,7 @@ static void test_setup_refuses_other_flags(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* Ordinary memory is no page of a device's fault. */
+/* The page of a fault must be device memory. */
 static void test_setup_refuses_fault_page(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
@@ -60,8 +60,8 @@ static void test_setup_refuses_fault_page(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* The driver takes the mark from one page after setup: that one stays. */
-static void test_setup_allows_second_thoughts(struct kunit *test)
+/* The driver clears MIGRATE_PFN_MIGRATE of a page after setup: the page stays. */
+static void test_setup_allows_clear_migrate(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct page *pages[RANGE_PAGES];
@@ -90,7 +90,7 @@ static struct kunit_case setup_test_cases[] = {
 	KUNIT_CASE(test_setup_takes_all_flags),
 	KUNIT_CASE(test_setup_refuses_other_flags),
 	KUNIT_CASE(test_setup_refuses_fault_page),
-	KUNIT_CASE(test_setup_allows_second_thoughts),
+	KUNIT_CASE(test_setup_allows_clear_migrate),
 	{}
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * KUnit tests of the unmap stage, behind the collect stage. Included by unmap.c.
+ * KUnit tests of the unmap stage, after the collect stage. Included by unmap.c.
  */
 #ifdef CONFIG_MIGRATE_VMA_KUNIT_TEST
 
@@ -11,12 +11,12 @@
 #include "range-kunit.h"
 
 static void test_unmap_range(struct test_range *range,
-			     struct migrate_tally *tally)
+			     struct migrate_stats *stats)
 {
-	struct migrate_tally collect = {};
+	struct migrate_stats collect = {};
 
 	migrate_stage_collect(&range->migrate, 0, NULL, &collect);
-	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->call, tally);
+	migrate_stage_unmap(range->src, RANGE_PAGES, NULL, &range->ctx, stats);
 }
 
 static void test_restore(struct test_range *range)
@@ -24,17 +24,17 @@ static void test_restore(struct test_range *range)
 	struct migrate_unit unit = {};
 
 	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES))
-		migrate_unit_restore(&unit, NULL, &range->call);
+		migrate_unit_restore(&unit, NULL, &range->ctx);
 }
 
 static void test_unmap(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	struct migrate_unit unit = {};
 
-	test_unmap_range(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES);
+	test_unmap_range(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES);
 	KUNIT_EXPECT_EQ(test, test_isolated(range), RANGE_PAGES);
 	while (migrate_unit_next(&unit, range->src, NULL, RANGE_PAGES)) {
 		KUNIT_EXPECT_FALSE(test, PageLRU(unit.page));
@@ -46,18 +46,18 @@ static void test_unmap(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* A page that somebody refers to goes back, mapped as before. */
+/* A page with an unexpected reference is restored. */
 static void test_unmap_finds_references(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct page *page = test_page(range, 5);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	get_page(page);
-	test_unmap_range(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
-	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_PINNED], 1);
+	test_unmap_range(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, stats.left[MIGRATE_LEFT_PINNED], 1);
 	KUNIT_EXPECT_EQ(test, test_isolated(range), RANGE_PAGES - 1);
 	KUNIT_EXPECT_EQ(test, range->src[5], 0);
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 5), page);
@@ -70,18 +70,18 @@ static void test_unmap_finds_references(struct kunit *test)
 	test_range_exit(test, range);
 }
 
-/* So does one that is not on the LRU. */
+/* A page that is not on the LRU is restored. */
 static void test_unmap_finds_isolated(struct kunit *test)
 {
 	struct test_range *range = test_range_init(test);
 	struct page *page = test_page(range, 0);
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	KUNIT_ASSERT_TRUE(test, folio_isolate_lru(page_folio(page)));
-	test_unmap_range(range, &tally);
-	KUNIT_EXPECT_EQ(test, tally.units, RANGE_PAGES - 1);
-	KUNIT_EXPECT_EQ(test, tally.left[MIGRATE_LEFT_LRU], 1);
+	test_unmap_range(range, &stats);
+	KUNIT_EXPECT_EQ(test, stats.units, RANGE_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, stats.left[MIGRATE_LEFT_LRU], 1);
 	KUNIT_EXPECT_PTR_EQ(test, test_page(range, 0), page);
 	folio_putback_lru(page_folio(page));
 	test_restore(range);
@@ -94,7 +94,7 @@ static long test_putback(void *page)
 	return 0;
 }
 
-/* Into a batch of another CPU; the task stays on this one until migrate_enable(). */
+/* Put @page into a batch of another CPU. The task stays on this CPU until migrate_enable(). */
 static void test_putback_elsewhere(struct page *page)
 {
 	migrate_disable();
@@ -102,39 +102,40 @@ static void test_putback_elsewhere(struct page *page)
 		    test_putback, page);
 }
 
-/* Others may drain the batch before us: so often it is tried again. */
+/* Other tasks may drain the batch before the test does; so try several times. */
 #define TEST_DRAIN_TRIES	20
 
 /*
- * Unmap a range of which another CPU's batch has a page; @drained: as if the batches had been
- * drained before. Returns how many units have passed, or 0 if the batch was drained meanwhile.
+ * Unmap a range while another CPU's batch refers to one of its pages. With @drained, the stage
+ * assumes that the batches were drained before. Returns the number of units that passed, or 0 if
+ * another task drained the batch, so that the test says nothing.
  */
 static unsigned long test_unmap_batched(struct kunit *test, bool drained)
 {
-	struct migrate_tally tally = {};
+	struct migrate_stats stats = {};
 	struct test_range *range;
 	struct page *page;
 	bool batched;
 
 	range = test_range_init(test);
-	range->call.drained = drained;
+	range->ctx.drained = drained;
 	page = test_page(range, 7);
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	KUNIT_ASSERT_TRUE(test, folio_isolate_lru(page_folio(page)));
 	test_putback_elsewhere(page);
 	batched = page_count(page) == 2;
-	test_unmap_range(range, &tally);
+	test_unmap_range(range, &stats);
 	migrate_enable();
-	/* What was in its way is what is waited for, or what is left. */
-	batched = batched && (drained ? tally.units < RANGE_PAGES : range->call.drained);
-	KUNIT_EXPECT_EQ(test, test_isolated(range), tally.units);
+	/* The reference of the batch has made the stage drain it, or leave the page. */
+	batched = batched && (drained ? stats.units < RANGE_PAGES : range->ctx.drained);
+	KUNIT_EXPECT_EQ(test, test_isolated(range), stats.units);
 	test_restore(range);
 	lru_add_drain_all();
 	test_range_exit(test, range);
-	return batched ? tally.units : 0;
+	return batched ? stats.units : 0;
 }
 
-static unsigned long test_unmap_batched_again(struct kunit *test, bool drained)
+static unsigned long test_unmap_batched_retry(struct kunit *test, bool drained)
 {
 	unsigned long units = 0;
 	unsigned int i;
@@ -144,20 +145,20 @@ static unsigned long test_unmap_batched_again(struct kunit *test, bool drained)
 	return units;
 }
 
-/* A reference of another CPU's batch is not somebody's. */
+/* The stage drains a reference of another CPU's batch. */
 static void test_unmap_drains(struct kunit *test)
 {
 	if (num_online_cpus() < 2)
 		kunit_skip(test, "needs a second CPU");
-	KUNIT_EXPECT_EQ(test, test_unmap_batched_again(test, false), RANGE_PAGES);
+	KUNIT_EXPECT_EQ(test, test_unmap_batched_retry(test, false), RANGE_PAGES);
 }
 
-/* Once a call: with the batches drained before, the same reference is in the way. */
+/* It drains once per migration: after that, the same reference counts as a pin. */
 static void test_unmap_drains_once(struct kunit *test)
 {
 	if (num_online_cpus() < 2)
 		kunit_skip(test, "needs a second CPU");
-	KUNIT_EXPECT_EQ(test, test_unmap_batched_again(test, true), RANGE_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, test_unmap_batched_retry(test, true), RANGE_PAGES - 1);
 }
 
 static struct kunit_case unmap_test_cases[] = {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Migration of a range of a process to device memory and back, through the
- * devices of lib/test_hmm_migrate.c. Every test that moves data looks at every
+ * devices of lib/test_hmm_migrate.c. Every test that moves data checks every
  * byte of it. Every test ends with all device memory free again.
  *
  * Environment:
- *   HMM_MIGRATE_TRIPS	how often to repeat what is repeated (default 1000)
+ *   HMM_MIGRATE_TRIPS	how often to repeat the tests that loop (default 1000)
  *   HMM_MIGRATE_MODULE	path of test_hmm_migrate.ko, for the test that unloads it
  *
  * Needs root; for all of the tests also gup_test, hugetlbfs, KSM and swap space,
@@ -70,7 +70,7 @@ FIXTURE_TEARDOWN(device)
 	if (self->fd < 0)
 		return;
 	disarm(self->fd);
-	/* Some tests have unmapped it, wholly or in part: that is no error. */
+	/* Some tests have already unmapped all or a part of it, so ignore errors. */
 	munmap(self->memory, self->size);
 	EXPECT_EQ(0, device_used(self->fd, 0));
 	close(self->fd);
@@ -108,7 +108,7 @@ TEST_F_TIMEOUT(device, there_and_back, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* Over the same range, with new contents each time. */
+/* Migrate the same range again and again, with new contents each time. */
 TEST_F_TIMEOUT(device, a_thousand_trips, TIMEOUT)
 {
 	unsigned long npages = PAGES / 4, trip;
@@ -208,7 +208,7 @@ TEST_F_TIMEOUT(device, holes_are_left_alone, TIMEOUT)
 
 TEST_F_TIMEOUT(device, a_range_of_nothing_but_holes, TIMEOUT)
 {
-	/* No page table at all below it, for a part of it at least. */
+	/* At least a part of this range has no page table. */
 	size_t size = 2 * TWO_MEG;
 	unsigned long npages = size / page_size;
 	unsigned char *memory = map_pages(npages);
@@ -283,7 +283,7 @@ TEST_F_TIMEOUT(device, half_of_a_range, TIMEOUT)
 				 TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(half, pages_at(self->fd, middle, half, TEST_HMM_MIGRATE_SYSTEM));
 
-	/* And only one page of it back, from the middle. */
+	/* Migrate only one page from the middle back. */
 	ASSERT_EQ(0, to_system(self->fd, self->memory + half / 2 * page_size, 1,
 			       &self->range));
 	EXPECT_EQ(1, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
@@ -326,7 +326,7 @@ TEST_F_TIMEOUT(device, several_protections, TIMEOUT)
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(2 * eighth, writable_pages(self->fd, self->memory, PAGES));
-	/* What the process may not do, its device may not do either. */
+	/* The device must not access what its process must not access. */
 	for (i = 0; i < 8; i++) {
 		unsigned char *part = self->memory + i * eighth * page_size;
 		int protection = protections[i % ARRAY_SIZE(protections)];
@@ -345,7 +345,7 @@ TEST_F_TIMEOUT(device, several_protections, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* The child leaves with 0 if it saw seed 1 everywhere, also after its COW. */
+/* The child exits with 0 if it saw seed 1 everywhere, also after its own COW. */
 static void child_reads_and_writes(unsigned char *memory, size_t size,
 				   int from_parent, int to_parent)
 {
@@ -355,7 +355,7 @@ static void child_reads_and_writes(unsigned char *memory, size_t size,
 		_exit(1);
 	if (write(to_parent, "r", 1) != 1 || read(from_parent, &go, 1) != 1)
 		_exit(2);
-	/* The parent has written. */
+	/* The parent has written by now, which the child must not see. */
 	if (wrong(memory, size, 1))
 		_exit(3);
 	fill(memory, size, 3);
@@ -380,7 +380,7 @@ static int fork_and_write_both(unsigned char *memory, size_t size,
 		close(to_parent[0]);
 		child_reads_and_writes(memory, size, to_child[0], to_parent[1]);
 	}
-	/* So that a child that leaves early ends the wait for it. */
+	/* Close our copies, so that read() fails if the child exits early. */
 	close(to_child[0]);
 	close(to_parent[1]);
 	ret = pid < 0 || (between && between(data)) ||
@@ -427,7 +427,7 @@ TEST_F_TIMEOUT(device, fork_after, TIMEOUT)
 	ASSERT_EQ(0, fork_and_write_both(self->memory, self->size, NULL, NULL));
 }
 
-/* What the device writes after a fork, the child must not see. */
+/* A child must not see what the device of its parent writes after the fork. */
 static int fork_and_device_write(int fd, unsigned char *memory, size_t size,
 				 const void *buffer)
 {
@@ -446,7 +446,10 @@ static int fork_and_device_write(int fd, unsigned char *memory, size_t size,
 	if (pid > 0) {
 		struct test_hmm_migrate_range range;
 
-		/* Those that are not there yet go as shared pages. */
+		/*
+		 * Pages that are not yet on the device migrate as pages shared with the
+		 * child.
+		 */
 		ret = to_device(fd, memory, size / page_size, &range) ?:
 		      writable_pages(fd, memory, size / page_size) ?:
 		      device_write(fd, memory, size, buffer);
@@ -463,7 +466,7 @@ TEST_F_TIMEOUT(device, fork_and_device_write, TIMEOUT)
 
 	ASSERT_NE(NULL, buffer);
 	fill(buffer, self->size, 2);
-	/* Half of it is on the device before the fork, half goes after it. */
+	/* Half of the range migrates before the fork, the other half after it. */
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES / 2, &self->range));
 	ASSERT_EQ(PAGES / 2, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, fork_and_device_write(self->fd, self->memory, self->size,
@@ -501,7 +504,7 @@ TEST_F_TIMEOUT(device, cpu_write_fault, TIMEOUT)
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 
-	/* The last word of every second page. */
+	/* Write the last word of every second page. */
 	for (i = 0; i < PAGES; i += 2)
 		memset(self->memory + (i + 1) * page_size - 8, 0x11, 8);
 	EXPECT_EQ(variant->private ? PAGES / 2 : PAGES,
@@ -523,14 +526,14 @@ TEST_F_TIMEOUT(device, device_writes, TIMEOUT)
 	ASSERT_NE(NULL, buffer);
 	fill(buffer, self->size, 2);
 
-	/* To its own memory, */
+	/* Write to device memory. */
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
 	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
 				  TEST_HMM_MIGRATE_THIS_DEVICE));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
 
-	/* to system memory, */
+	/* Write to system memory. */
 	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
 	fill(buffer, self->size, 3);
 	ASSERT_EQ(0, device_write(self->fd, self->memory, self->size, buffer));
@@ -538,7 +541,7 @@ TEST_F_TIMEOUT(device, device_writes, TIMEOUT)
 				  TEST_HMM_MIGRATE_SYSTEM));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 3));
 
-	/* and both at once, unaligned, over the edge of a page. */
+	/* Write to both at once, unaligned and across a page boundary. */
 	ASSERT_EQ(0, to_device(self->fd, self->memory, 1, &self->range));
 	ASSERT_EQ(0, device_write(self->fd, self->memory + page_size - 3, 7,
 				  "abcdefg"));
@@ -558,7 +561,7 @@ TEST_F_TIMEOUT(device, device_reads, TIMEOUT)
 	ASSERT_NE(MAP_FAILED, (void *)memory);
 	ASSERT_NE(NULL, buffer);
 
-	/* Holes: the device faults them in. */
+	/* The range is a hole: the device faults the pages in. */
 	memset(buffer, 0xff, self->size);
 	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory,
 				   self->size, buffer, &access));
@@ -566,16 +569,16 @@ TEST_F_TIMEOUT(device, device_reads, TIMEOUT)
 	EXPECT_LT(0, access.faults);
 	EXPECT_EQ(0, nonzero(buffer, self->size));
 
-	/* What the CPU wrote since: the device must not see the zero page. */
+	/* The device must see what the CPU has written since, not the zero page. */
 	fill(memory, self->size, 4);
 	EXPECT_EQ(0, device_wrong(self->fd, memory, self->size, 4));
 
-	/* A second time without a fault. */
+	/* The second read needs no fault. */
 	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory,
 				   self->size, buffer, &access));
 	EXPECT_EQ(0, access.faults);
 
-	/* After a migration without a fault: the driver entered the pages. */
+	/* The driver enters the pages that it migrates, so a read needs no fault. */
 	ASSERT_EQ(0, to_device(self->fd, memory, PAGES, &self->range));
 	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory,
 				   self->size, buffer, &access));
@@ -614,8 +617,9 @@ TEST_F_TIMEOUT(device, device_access_ends_at_a_gap, TIMEOUT)
 }
 
 /*
- * A write of the device to its own memory, which it has to ask for since a fork()
- * has made it read-only, while what follows is not accessible.
+ * After a fork() the device's own memory is read-only, so the device has to fault for
+ * a write. Everything behind the first page is not accessible, so the write must end
+ * there.
  */
 TEST_F_TIMEOUT(device, device_write_ends_at_a_gap, TIMEOUT)
 {
@@ -638,7 +642,7 @@ TEST_F_TIMEOUT(device, device_write_ends_at_a_gap, TIMEOUT)
 	free(buffer);
 }
 
-/* An open file stands for the process that opened it, also in another one. */
+/* An open file represents the process that opened it, also when a child uses it. */
 TEST_F_TIMEOUT(device, file_of_the_parent, TIMEOUT)
 {
 	unsigned char *buffer = malloc(self->size);
@@ -659,7 +663,7 @@ TEST_F_TIMEOUT(device, file_of_the_parent, TIMEOUT)
 	free(buffer);
 }
 
-/* What the device wrote is no longer free for the taking. */
+/* A write by the device makes MADV_FREE pages dirty, so reclaim must keep them. */
 TEST_F_TIMEOUT(device, device_write_after_madv_free, TIMEOUT)
 {
 	unsigned char *buffer = malloc(self->size);
@@ -673,7 +677,7 @@ TEST_F_TIMEOUT(device, device_write_after_madv_free, TIMEOUT)
 	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_PAGEOUT));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 2));
 
-	/* The same by way of the device. */
+	/* The same with a write while the pages are in device memory. */
 	fill(buffer, self->size, 3);
 	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_FREE));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
@@ -718,7 +722,7 @@ TEST_F_TIMEOUT(device, mremap_on_the_device, TIMEOUT)
 				  TEST_HMM_MIGRATE_INVALID));
 	EXPECT_EQ(-EFAULT, device_write(self->fd, self->memory, 1, "x"));
 	EXPECT_EQ(0, device_wrong(self->fd, target, self->size, 1));
-	/* And a part of it back, from the middle. */
+	/* Move a part of it back, from the middle. */
 	ASSERT_EQ(self->memory, mremap(target + 8 * page_size, 8 * page_size,
 				       8 * page_size,
 				       MREMAP_MAYMOVE | MREMAP_FIXED,
@@ -755,7 +759,7 @@ TEST_F_TIMEOUT(device, mprotect_on_the_device, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* The kernel's count of locked pages, when its CPUs have told theirs. */
+/* The kernel's count of locked pages, after all CPUs have drained their batches. */
 static long locked_pages(void)
 {
 	int fd = open("/proc/sys/vm/stat_refresh", O_RDONLY | O_CLOEXEC);
@@ -769,7 +773,7 @@ static long locked_pages(void)
 	return read_vmstat("nr_mlock");
 }
 
-/* How many pages more than @before, if not @expected after some patience. */
+/* Wait until @expected more pages than @before are locked; return how many there are. */
 static long locked_more(long before, long expected)
 {
 	long more = -1;
@@ -784,7 +788,10 @@ static long locked_more(long before, long expected)
 	return more;
 }
 
-/* What is locked in memory, and goes to the device, is not counted twice, or for ever. */
+/*
+ * Locked pages that migrate to the device must not stay in Mlocked, nor be counted
+ * twice.
+ */
 TEST_F_TIMEOUT(device, unlocked_on_the_device, TIMEOUT)
 {
 	long before = locked_pages();
@@ -795,7 +802,7 @@ TEST_F_TIMEOUT(device, unlocked_on_the_device, TIMEOUT)
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, locked_more(before, 0));
-	/* There and back. */
+	/* Migrate to the device and back. */
 	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, locked_more(before, PAGES));
 
@@ -821,7 +828,7 @@ TEST_F_TIMEOUT(device, dontneed_on_the_device, TIMEOUT)
 	EXPECT_EQ(0, nonzero(self->memory + half, half));
 }
 
-/* A pinned page stays where it is, and whoever pinned it keeps seeing it. */
+/* A pinned page stays where it is, and its pinner keeps seeing the same page. */
 TEST_F_TIMEOUT(device, pinned_pages, TIMEOUT)
 {
 	unsigned char *buffer = calloc(2, page_size);
@@ -851,7 +858,7 @@ TEST_F_TIMEOUT(device, pinned_pages, TIMEOUT)
 	free(buffer);
 }
 
-/* Pinning for the long term brings device memory back first. */
+/* Long-term pinning first brings device memory back. */
 TEST_F_TIMEOUT(device, pin_on_the_device, TIMEOUT)
 {
 	unsigned char *buffer = malloc(self->size);
@@ -875,8 +882,9 @@ TEST_F_TIMEOUT(device, pin_on_the_device, TIMEOUT)
 }
 
 /*
- * A child has the swap entries still, so the pages that are read here stay in the swap
- * cache. A device must not get them: the child would find device memory there.
+ * The child still has the swap entries, so the pages that are read here stay in the
+ * swap cache. They must not migrate: the child would find device memory in the swap
+ * cache.
  */
 TEST_F_TIMEOUT(device, swap_cache, TIMEOUT)
 {
@@ -905,7 +913,7 @@ TEST_F_TIMEOUT(device, swap_cache, TIMEOUT)
 	close(go[1]);
 }
 
-/* Memory that was locked can be reclaimed when it is not locked any more. */
+/* Pages can be reclaimed once they are unlocked. */
 TEST_F_TIMEOUT(device, locked_memory, TIMEOUT)
 {
 	int round;
@@ -923,12 +931,12 @@ TEST_F_TIMEOUT(device, locked_memory, TIMEOUT)
 		EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
 					  TEST_HMM_MIGRATE_SWAPPED));
 		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
-		/* Out of the swap cache. */
+		/* A write takes the pages out of the swap cache. */
 		fill(self->memory, self->size, 1);
 	}
 }
 
-/* A page that could not migrate is on the LRU again, so reclaim finds it. */
+/* A page that failed to migrate is put back to the LRU, so reclaim finds it. */
 TEST_F_TIMEOUT(device, refused_pages_can_be_reclaimed, TIMEOUT)
 {
 	struct iovec iov = { .iov_base = self->memory, .iov_len = page_size };
@@ -937,7 +945,10 @@ TEST_F_TIMEOUT(device, refused_pages_can_be_reclaimed, TIMEOUT)
 
 	if (!have_swap())
 		SKIP(return, "no swap space");
-	/* A reference to the first page, and no pin: it goes as far as unmap. */
+	/*
+	 * An extra reference to the first page, but no pin: its migration fails at
+	 * unmap.
+	 */
 	ASSERT_EQ(0, pipe(fds));
 	ASSERT_EQ(page_size, vmsplice(fds[1], &iov, 1, 0));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, 1, &self->range));
@@ -950,7 +961,10 @@ TEST_F_TIMEOUT(device, refused_pages_can_be_reclaimed, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* What a device wants to access alone stays where it is until the CPU wants it. */
+/*
+ * Pages with device-exclusive entries do not migrate until a CPU access removes the
+ * entries.
+ */
 TEST_F_TIMEOUT(device, taken_pages, TIMEOUT)
 {
 	unsigned char *buffer = malloc(self->size);
@@ -977,7 +991,7 @@ TEST_F_TIMEOUT(device, taken_pages, TIMEOUT)
 
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
-	/* Who takes what is on a private device, makes it come back. */
+	/* On a private device, TAKE first brings the pages back to system memory. */
 	EXPECT_EQ(PAGES, take(self->fd, self->memory, PAGES));
 	EXPECT_EQ(variant->device < 2 ? 0 : PAGES, device_used(self->fd,
 							       variant->device < 2 ? 0 : PAGES));
@@ -1002,13 +1016,13 @@ TEST_F_TIMEOUT(device, swapped_out_pages, TIMEOUT)
 	EXPECT_EQ(swapped, pages_at(self->fd, self->memory, PAGES,
 				    TEST_HMM_MIGRATE_SWAPPED));
 
-	/* In again, for reading: then they are in the swap cache too. */
+	/* Swap in by reading, which leaves the pages in the swap cache too. */
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, sum_of(&self->range));
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 
-	/* And for writing, which takes them out of it. */
+	/* Swap in by writing, which takes the pages out of the swap cache. */
 	fill(self->memory, self->size, 2);
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, pages_at(self->fd, self->memory, PAGES,
@@ -1034,7 +1048,7 @@ TEST_F_TIMEOUT(device, merged_pages_stay, TIMEOUT)
 	EXPECT_EQ(PAGES - 8, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(8, pages_at(self->fd, memory, 8, TEST_HMM_MIGRATE_SYSTEM));
 
-	/* Where it would be lost. */
+	/* Move the mapping: wrong entries would lose their pages here. */
 	ASSERT_EQ(target, mremap(memory, self->size, self->size,
 				 MREMAP_MAYMOVE | MREMAP_FIXED, target));
 	ASSERT_EQ(0, to_system(self->fd, target, PAGES, &self->range));
@@ -1064,7 +1078,7 @@ TEST_F_TIMEOUT(device, shared_memory_is_refused, TIMEOUT)
 	munmap(memory, self->size);
 }
 
-/* Pages of the file stay; the process's own copies of them are its memory. */
+/* Pages of the file stay; the process's private copies migrate. */
 TEST_F_TIMEOUT(device, file_mapping, TIMEOUT)
 {
 	unsigned char *memory, *shared;
@@ -1095,7 +1109,7 @@ TEST_F_TIMEOUT(device, file_mapping, TIMEOUT)
 	close(file);
 }
 
-/* A huge page of a file, whose private mapping has one page of its own on the device. */
+/* Collapse the huge page of a file whose private mapping has one page on the device. */
 TEST_F_TIMEOUT(device, collapse_of_a_private_file, TIMEOUT)
 {
 	size_t size = huge_page_size(), i;
@@ -1118,7 +1132,7 @@ TEST_F_TIMEOUT(device, collapse_of_a_private_file, TIMEOUT)
 		SKIP(return, "no huge pages in files");
 	ASSERT_EQ(private, mmap(private, size, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_FIXED, file, 0));
-	/* Every page mapped, and one of them copied. */
+	/* Map every page, and copy one of them. */
 	for (i = 0; i < size; i += page_size)
 		ASSERT_EQ(0, wrong_part(private, i, i + page_size, 1));
 	fill_part(private, 0, page_size, 2);
@@ -1185,7 +1199,7 @@ TEST_F_TIMEOUT(device, migrate_ends_at_a_gap, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, half * page_size, 1));
 }
 
-/* Where page tables of some level have never been. */
+/* Snapshot ranges where page tables of some level are missing. */
 TEST_F_TIMEOUT(device, snapshot_without_page_tables, TIMEOUT)
 {
 	size_t size = 2UL << 30;
@@ -1202,7 +1216,7 @@ TEST_F_TIMEOUT(device, snapshot_without_page_tables, TIMEOUT)
 	munmap(memory, size);
 }
 
-/* Split on the way out or not: the contents count here. */
+/* Only the contents count here, whether or not the migration splits the huge page. */
 TEST_F_TIMEOUT(device, transparent_huge_page, TIMEOUT)
 {
 	size_t size = huge_page_size();
@@ -1232,7 +1246,7 @@ TEST_F_TIMEOUT(device, transparent_huge_page, TIMEOUT)
 	EXPECT_EQ(npages, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
 				   TEST_HMM_MIGRATE_THIS_DEVICE));
-	/* The split was the driver's own doing, so it entered the pages. */
+	/* The driver split the folio itself, so it entered the pages. */
 	ASSERT_EQ(0, access_memory(self->fd, TEST_HMM_MIGRATE_READ, memory, size,
 				   buffer, &access));
 	EXPECT_EQ(0, access.faults);
@@ -1245,7 +1259,7 @@ TEST_F_TIMEOUT(device, transparent_huge_page, TIMEOUT)
 	free(pages);
 }
 
-/* A read fault on a huge page of nothing maps the huge zero page. */
+/* A read fault on an unpopulated huge page maps the huge zero page. */
 TEST_F_TIMEOUT(device, huge_zero_page, TIMEOUT)
 {
 	size_t size = huge_page_size();
@@ -1270,10 +1284,10 @@ TEST_F_TIMEOUT(device, huge_zero_page, TIMEOUT)
 }
 
 /*
- * The child shares one half of the range with us and has copies of the other.
- * It is at rest during the eviction: an eviction may find a page that a fault
- * has just moved and still holds a reference to, and the kernel, as it is, moves
- * that once more.
+ * The child shares one half of the range with us and has copied the other half. It is
+ * idle during the eviction: after a fault, an eviction could find a page that has
+ * just moved and that the fault still holds a reference to, and the kernel would move
+ * that page once more.
  */
 TEST_F_TIMEOUT(device, eviction, TIMEOUT)
 {
@@ -1326,7 +1340,7 @@ TEST_F_TIMEOUT(device, eviction_reports, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* A failure on the way out: those pages are still where they were. */
+/* Inject a failure of a migration to the device: the pages must stay where they were. */
 static void check_failed(struct __test_metadata *_metadata,
 			 int fd, void *memory, unsigned int what,
 			 unsigned int fate)
@@ -1359,7 +1373,10 @@ TEST_F_TIMEOUT(device, allocation_fails_on_the_way_out, TIMEOUT)
 		     TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, TEST_HMM_MIGRATE_NO_DESTINATION);
 }
 
-/* To hmm_migrate_range(), a copy has failed for a chunk: see hmm_migrate_range.c. */
+/*
+ * For hmm_migrate_range(), a failed copy fails the whole chunk: see
+ * hmm_migrate_range.c.
+ */
 TEST_F_TIMEOUT(device, copy_fails_on_the_way_out, TIMEOUT)
 {
 	bare = true;
@@ -1368,7 +1385,7 @@ TEST_F_TIMEOUT(device, copy_fails_on_the_way_out, TIMEOUT)
 		     TEST_HMM_MIGRATE_COPY_FAILED);
 }
 
-/* A hole that cannot be filled is still a hole. */
+/* A hole that cannot be populated must remain a hole. */
 TEST_F_TIMEOUT(device, failures_in_holes, TIMEOUT)
 {
 	unsigned char *memory = map_pages(PAGES);
@@ -1387,7 +1404,7 @@ TEST_F_TIMEOUT(device, failures_in_holes, TIMEOUT)
 	munmap(memory, self->size);
 }
 
-/* Only what is large enough fails. */
+/* Make only allocations and copies of large orders fail. */
 TEST_F_TIMEOUT(device, failures_of_larger_orders, TIMEOUT)
 {
 	ASSERT_EQ(0, inject_order(self->fd, TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC, 1,
@@ -1443,7 +1460,7 @@ TEST_F_TIMEOUT(device, device_is_full, TIMEOUT)
 	munmap(memory, npages * page_size);
 }
 
-/* The copy for a CPU fault fails: SIGBUS, and the contents are still there. */
+/* If the copy for a CPU fault fails, the fault raises SIGBUS and the contents survive. */
 TEST_F_TIMEOUT(device, copy_fails_in_a_cpu_fault, TIMEOUT)
 {
 	struct sigaction action = { .sa_handler = jump_on_sigbus };
@@ -1453,7 +1470,7 @@ TEST_F_TIMEOUT(device, copy_fails_in_a_cpu_fault, TIMEOUT)
 	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
 	ASSERT_EQ(0, inject(self->fd, TEST_HMM_MIGRATE_FAIL_COPY, 1, 1));
-	/* Coherent memory is read where it is. */
+	/* The CPU reads coherent memory in place. */
 	EXPECT_EQ(variant->private, raises_sigbus(self->memory, page_size, 1,
 						  &wrong_words));
 	EXPECT_EQ(0, wrong_words);
@@ -1463,7 +1480,7 @@ TEST_F_TIMEOUT(device, copy_fails_in_a_cpu_fault, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* No memory for a CPU fault: the kernel tries again until there is some. */
+/* If an allocation for a CPU fault fails, the kernel retries until it succeeds. */
 TEST_F_TIMEOUT(device, allocation_fails_in_a_cpu_fault, TIMEOUT)
 {
 	struct test_hmm_migrate_statistics stats;
@@ -1511,7 +1528,7 @@ TEST_F_TIMEOUT(device, close_with_memory_on_the_device, TIMEOUT)
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	ASSERT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	ASSERT_EQ(0, close(self->fd));
-	/* Half of it without any file that stands for the process. */
+	/* Read half of it while no open file represents the process. */
 	EXPECT_EQ(0, wrong(self->memory, self->size / 2, 1));
 	self->fd = open_device(variant->device);
 	ASSERT_LE(0, self->fd);
@@ -1533,7 +1550,10 @@ TEST_F_TIMEOUT(device, kill_with_memory_on_the_device, TIMEOUT)
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		int fd = open_device(variant->device);
-		/* The copy of the fork, so that parent and child share it. */
+		/*
+		 * Migrate the range that fork() copied, so that parent and child share
+		 * it.
+		 */
 		int ret = to_device(fd, self->memory, PAGES, &self->range);
 
 		fill(self->memory, self->size / 2, 3);
@@ -1557,46 +1577,7 @@ TEST_F_TIMEOUT(device, kill_while_migrating, TIMEOUT)
 	kill_while_migrating(_metadata, variant->device, self->memory, PAGES, 0);
 }
 
-/*
- * A range that takes minutes although there is nothing in it: a fatal signal
- * ends it at once.
- */
-TEST_F_TIMEOUT(device, kill_in_a_long_range, TIMEOUT)
-{
-	size_t size = 1UL << 44;
-	struct timespec before, after;
-	void *memory;
-	int ready[2];
-	pid_t pid;
-
-	memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (memory == MAP_FAILED)
-		SKIP(return, "no address space for a long range");
-	ASSERT_EQ(0, pipe(ready));
-	pid = fork_child();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		int fd = open_device(variant->device);
-
-		if (!tell(ready[1]))
-			_exit(1);
-		to_system(fd, memory, size / page_size, &self->range);
-		_exit(2);
-	}
-	close(ready[1]);
-	ASSERT_TRUE(wait_for(ready[0]));
-	usleep(200000);
-	clock_gettime(CLOCK_MONOTONIC, &before);
-	kill(pid, SIGKILL);
-	EXPECT_EQ(-1, reap(pid));
-	clock_gettime(CLOCK_MONOTONIC, &after);
-	EXPECT_GT(20, after.tv_sec - before.tv_sec);
-	close(ready[0]);
-	munmap(memory, size);
-}
-
-/* A file whose process is gone. */
+/* The process that the file represents is gone. */
 TEST_F_TIMEOUT(device, process_is_gone, TIMEOUT)
 {
 	struct test_hmm_migrate_page page;
@@ -1606,7 +1587,7 @@ TEST_F_TIMEOUT(device, process_is_gone, TIMEOUT)
 
 	ASSERT_LE(0, next);
 	close(next);
-	/* Shares the table of files, so that its file outlives it. */
+	/* The child shares the file table, so its file outlives it. */
 	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
 	ASSERT_LE(0, pid);
 	if (!pid)
@@ -1621,148 +1602,14 @@ TEST_F_TIMEOUT(device, process_is_gone, TIMEOUT)
 	close(fd);
 }
 
-/* Threads */
-
-TEST_F_TIMEOUT(device, two_threads_against_each_other, TIMEOUT)
-{
-	migrate_against_each_other(_metadata, self->fd, self->fd, self->memory,
-				   PAGES, 0);
-}
+/* Other threads hold folio locks for a short time. */
 
 /*
- * The device writes, and reads back what it wrote, while the pages move under
- * it. A write to the page that was just copied away would be lost.
- */
-static void *write_by_device(void *data)
-{
-	struct worker *worker = data;
-	uint64_t value = 0, found;
-	unsigned long page;
-
-	while (!*worker->stop) {
-		value++;
-		for (page = 0; page < worker->npages; page += 5) {
-			unsigned char *addr = worker->memory + page * page_size;
-
-			worker->errors += !!device_write(worker->fd, addr, 8, &value);
-		}
-		for (page = 0; page < worker->npages; page += 5) {
-			unsigned char *addr = worker->memory + page * page_size;
-
-			worker->errors += !!device_read(worker->fd, addr, 8, &found);
-			worker->errors += found != value;
-		}
-	}
-	worker->moved = value;
-	return NULL;
-}
-
-/* Each @step-th page begins with @value; then it is as fill() made it again. */
-static void expect_counted(struct __test_metadata *_metadata,
-			   const struct worker *worker, unsigned long step,
-			   uint64_t value)
-{
-	unsigned long i;
-
-	for (i = 0; i < worker->npages; i += step) {
-		uint64_t *word = (uint64_t *)(worker->memory + i * page_size);
-
-		EXPECT_EQ(value, *word);
-		*word = pattern(1, i * page_size);
-	}
-}
-
-TEST_F_TIMEOUT(device, device_writes_while_migrating, TIMEOUT)
-{
-	atomic_bool stop = false;
-	struct worker mover = {
-		.fd = self->fd,
-		.memory = self->memory,
-		.npages = PAGES / 4,
-		.rounds = trips() / 5 + 1,
-	};
-	struct worker writer = mover;
-
-	writer.stop = &stop;
-	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
-	ASSERT_EQ(0, pthread_create(&writer.thread, NULL, write_by_device, &writer));
-	pthread_join(mover.thread, NULL);
-	stop = true;
-	pthread_join(writer.thread, NULL);
-	EXPECT_EQ(0, mover.errors);
-	EXPECT_EQ(0, writer.errors);
-	EXPECT_LT(0, mover.moved);
-	EXPECT_LT(0, writer.moved);
-	expect_counted(_metadata, &mover, 5, writer.moved);
-	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
-}
-
-static void *migrate_to_device_only(void *data)
-{
-	struct worker *worker = data;
-	struct test_hmm_migrate_range range;
-
-	while (!*worker->stop) {
-		worker->errors += !!migrate(worker->fd, TEST_HMM_MIGRATE_TO_DEVICE,
-					    worker->memory, worker->npages,
-					    TEST_HMM_MIGRATE_SKIP_HOLES, &range);
-		worker->moved += range.pages[TEST_HMM_MIGRATE_MOVED];
-	}
-	return NULL;
-}
-
-/*
- * Zap what is being migrated: the device must not keep an entry for it. Nobody
- * writes anything but zeros, and what was freed is full of poison. The pages
- * have to be real ones: those are zapped in the middle of a migration, a hole
- * is filled late in it.
- */
-TEST_F_TIMEOUT(device, dontneed_while_migrating, TIMEOUT)
-{
-	atomic_bool stop = false;
-	struct worker mover = {
-		.fd = self->fd,
-		.npages = PAGES / 8,
-		.stop = &stop,
-	};
-	size_t size = mover.npages * page_size;
-	unsigned char *buffer = malloc(size);
-	unsigned long round;
-	int i;
-
-	ASSERT_NE(NULL, buffer);
-	mover.memory = map_pages(mover.npages);
-	ASSERT_NE(MAP_FAILED, (void *)mover.memory);
-	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_device_only,
-				    &mover));
-	for (round = 0; round < trips(); round++) {
-		memset(mover.memory, 0, size);
-		spin(round);
-		EXPECT_EQ(0, madvise(mover.memory, size, MADV_DONTNEED));
-		for (i = 0; i < 3; i++) {
-			EXPECT_EQ(0, device_read(self->fd, mover.memory, size,
-						 buffer));
-			EXPECT_EQ(0, nonzero(buffer, size));
-		}
-		if (_metadata->exit_code != KSFT_PASS)
-			break;
-	}
-	stop = true;
-	pthread_join(mover.thread, NULL);
-	EXPECT_EQ(0, mover.errors);
-	EXPECT_LT(0, mover.moved);
-	munmap(mover.memory, size);
-	free(buffer);
-}
-
-/* Other threads' folio locks are in the way, for a moment. */
-
-/*
- * Migrate a range half of which another thread holds. hmm_migrate_range() waits, so
- * all of it must move: there are many tries, with times from 0.5 to 40 ms, of which one
- * at least must have met the locks and outlasted them. The three calls do not wait, so
- * one at least must have left what was held, with its contents, and counted it; never
- * anything that was not held.
+ * Migrate a range, half of which another thread holds. hmm_migrate_range() waits, so
+ * all pages must move: the test holds them for 0.5 to 40 ms in many rounds, and in at
+ * least one round the migration must have met the locks and outlasted them. The three
+ * calls do not wait, so in at least one round they must have left the held pages with
+ * their contents, and counted them. Pages that are not held must always move.
  */
 static void migrate_held(struct __test_metadata *_metadata, int fd,
 			 unsigned char *memory, unsigned int flags)
@@ -1788,13 +1635,14 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 		ASSERT_EQ(0, holder.ret);
 		EXPECT_EQ(0, wrong(memory, PAGES * page_size, i));
 		EXPECT_EQ(PAGES, sum_of(&range));
-		/* Those that nobody held have no excuse. */
+		/* Pages that are not held must move. */
 		EXPECT_LE(PAGES / 2, range.pages[TEST_HMM_MIGRATE_MOVED]);
 		held = holder.hold.pages == PAGES / 2;
 		all = range.pages[TEST_HMM_MIGRATE_MOVED] == PAGES;
 		/*
-		 * Not all of those that were held, if they lie in two chunks:
-		 * the first one outlasts the locks for the second one.
+		 * Some of the held pages may stay if they lie in two chunks: by the time
+		 * of the second chunk, the wait for the first one may have used up the
+		 * time limit.
 		 */
 		met = read_vmstat("migrate_vma_again") > again;
 		outlasted = held && met && all;
@@ -1824,14 +1672,14 @@ TEST_F_TIMEOUT(device, pages_of_another_migration_move, TIMEOUT)
 		     TEST_HMM_MIGRATE_HOLD_MIGRATION);
 }
 
-/* A lock that is held for long: the page stays, is counted, and is not lost. */
+/* Pages that are locked for long stay and are counted, and their contents survive. */
 TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
 {
 	long locked = read_vmstat("migrate_vma_left_locked");
 	struct holder holder;
 
 	ASSERT_LE(0, locked);
-	/* hmm_migrate_range() waits for them. */
+	/* hmm_migrate_range() would wait for them. */
 	bare = true;
 	ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 3, 500000));
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
@@ -1844,8 +1692,8 @@ TEST_F_TIMEOUT(device, pages_locked_for_long_stay, TIMEOUT)
 }
 
 /*
- * Soft-dirty must come back where it was, on the device and back, and must not
- * come where it was not.
+ * Soft-dirty must survive the trip to the device and back, and must not be set on
+ * clean pages.
  */
 TEST_F_TIMEOUT(device, soft_dirty_survives, TIMEOUT)
 {
@@ -1871,8 +1719,8 @@ TEST_F_TIMEOUT(device, soft_dirty_survives, TIMEOUT)
 }
 
 /*
- * What userfaultfd has write-protected is so on the device and back again, also
- * a zero page, which becomes a page of its own on the device.
+ * userfaultfd's write protection must survive the trip to the device and back, also
+ * that of a zero page, which becomes a page of its own on the device.
  */
 TEST_F_TIMEOUT(device, userfaultfd_write_protect_survives, TIMEOUT)
 {
@@ -1912,9 +1760,9 @@ TEST_F_TIMEOUT(device, userfaultfd_write_protect_survives, TIMEOUT)
 }
 
 /*
- * A page that is known to be exclusive is not copied when it is written, whoever
- * else has a reference to it: here, a pipe. That this is known, of an entry that
- * is not writable, must survive the trip.
+ * A write to an exclusive page does not copy it, even if there are other references,
+ * here from a pipe. PageAnonExclusive must survive the trip also if the entry is not
+ * writable.
  */
 TEST_F_TIMEOUT(device, exclusive_survives, TIMEOUT)
 {
@@ -1927,7 +1775,7 @@ TEST_F_TIMEOUT(device, exclusive_survives, TIMEOUT)
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* A migration that comes to nothing. */
+/* Start a migration and abort it, so that all pages are restored. */
 static int migrate_in_vain(int fd, void *memory, unsigned long npages)
 {
 	struct test_hmm_migrate_hold hold = {
@@ -1942,9 +1790,9 @@ static int migrate_in_vain(int fd, void *memory, unsigned long npages)
 }
 
 /*
- * Young and dirty survive where the entry can carry them: a page that is put back
- * is as it was. What is written after MADV_FREE is dirty by its entry alone, and
- * if that is forgotten, reclaim throws it away.
+ * Young and dirty survive where the entry can carry them: a restored page is as it
+ * was before. A write after MADV_FREE marks only the PTE dirty; if the migration lost
+ * that bit, reclaim would discard the page.
  */
 TEST_F_TIMEOUT(device, young_and_dirty_survive, TIMEOUT)
 {
@@ -1952,7 +1800,7 @@ TEST_F_TIMEOUT(device, young_and_dirty_survive, TIMEOUT)
 	unsigned long i;
 
 	ASSERT_NE(MAP_FAILED, (void *)memory);
-	/* A mapping of its own, with nothing to merge with on either side. */
+	/* Isolate the mapping, so that it cannot merge with its neighbours. */
 	ASSERT_EQ(0, munmap(memory, page_size));
 	ASSERT_EQ(0, munmap(memory + (PAGES + 1) * page_size, page_size));
 	memory += page_size;
@@ -1962,7 +1810,10 @@ TEST_F_TIMEOUT(device, young_and_dirty_survive, TIMEOUT)
 	fill(memory, PAGES * page_size, 5);
 	ASSERT_TRUE(clear_references(CLEAR_REFERENCED));
 	ASSERT_EQ(0, smaps_kib(memory, "Referenced:"));
-	/* That did not flush the TLB, and without a walk nothing becomes young. */
+	/*
+	 * Clearing did not flush the TLB, but PTEs become young only by a page walk:
+	 * flush it.
+	 */
 	ASSERT_EQ(0, mprotect(memory, PAGES * page_size, PROT_NONE));
 	ASSERT_EQ(0, mprotect(memory, PAGES * page_size, PROT_READ | PROT_WRITE));
 	for (i = 0; i < PAGES; i += 2)
@@ -1979,215 +1830,13 @@ TEST_F_TIMEOUT(device, young_and_dirty_survive, TIMEOUT)
 	munmap(memory, PAGES * page_size);
 }
 
-static void *count_by_cpu(void *data)
-{
-	struct worker *worker = data;
-	uint64_t value = 0;
-	unsigned long i;
-
-	while (!*worker->stop) {
-		value++;
-		for (i = 0; i < worker->npages; i++) {
-			uint64_t *word = (uint64_t *)(worker->memory + i * page_size);
-
-			worker->errors += *word != value - 1;
-			*word = value;
-		}
-	}
-	worker->moved = value;
-	return NULL;
-}
-
-/*
- * A CPU writes while the pages migrate. If its TLB still had an entry for a page
- * that is copied, what it writes there would be lost.
- */
-TEST_F_TIMEOUT(device, cpu_writes_while_migrating, TIMEOUT)
-{
-	atomic_bool stop = false;
-	struct worker mover = {
-		.fd = self->fd,
-		.memory = self->memory,
-		.npages = PAGES,
-		.rounds = trips() / 5 + 10,
-	};
-	struct worker writer = {
-		.memory = self->memory,
-		.npages = PAGES,
-		.stop = &stop,
-	};
-	unsigned long i;
-
-	for (i = 0; i < PAGES; i++)
-		*(uint64_t *)(self->memory + i * page_size) = 0;
-	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
-	ASSERT_EQ(0, pthread_create(&writer.thread, NULL, count_by_cpu, &writer));
-	pthread_join(mover.thread, NULL);
-	stop = true;
-	pthread_join(writer.thread, NULL);
-	EXPECT_EQ(0, mover.errors);
-	EXPECT_EQ(0, writer.errors);
-	EXPECT_LT(0, mover.moved);
-	EXPECT_LT(0, writer.moved);
-	expect_counted(_metadata, &mover, 1, writer.moved);
-	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
-}
-
-/* Another process that has the pages forks and exits, all the time. */
-TEST_F_TIMEOUT(device, others_fork_and_exit_while_migrating, TIMEOUT)
-{
-	unsigned long i, moved = 0;
-	pid_t pid;
-
-	pid = fork_child();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		for (;;) {
-			pid_t child = fork_child();
-
-			if (!child)
-				_exit(wrong(self->memory, self->size, 1) != 0);
-			if (reap(child))
-				_exit(1);
-		}
-	}
-	for (i = 0; i < trips() / 5 + 5; i++) {
-		ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
-		EXPECT_EQ(PAGES, sum_of(&self->range));
-		moved += self->range.pages[TEST_HMM_MIGRATE_MOVED];
-		ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
-		EXPECT_EQ(PAGES, sum_of(&self->range));
-		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
-	}
-	EXPECT_LT(0, moved);
-	/* It has not found anything wrong so far. */
-	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-}
-
-/* Write-protect and unprotect by userfaultfd while the pages are under way. */
-static void *protect_to_and_fro(void *data)
-{
-	struct worker *worker = data;
-	size_t size = worker->npages * page_size;
-
-	while (!*worker->stop) {
-		worker->errors += !write_protect(worker->fd, worker->memory, size,
-						 true);
-		worker->errors += !write_protect(worker->fd, worker->memory, size,
-						 false);
-		worker->moved++;
-	}
-	worker->errors += !write_protect(worker->fd, worker->memory, size, true);
-	return NULL;
-}
-
-TEST_F_TIMEOUT(device, userfaultfd_write_protects_while_migrating, TIMEOUT)
-{
-	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)self->memory, .len = self->size },
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-	int fd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
-	atomic_bool stop = false;
-	struct worker mover = {
-		.fd = self->fd,
-		.memory = self->memory,
-		.npages = PAGES,
-		.rounds = trips() / 10 + 5,
-	};
-	struct worker protector = {
-		.fd = fd,
-		.memory = self->memory,
-		.npages = PAGES,
-		.stop = &stop,
-	};
-	unsigned long i;
-
-	if (fd < 0)
-		SKIP(return, "no userfaultfd");
-	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
-	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
-	ASSERT_EQ(0, pthread_create(&protector.thread, NULL, protect_to_and_fro,
-				    &protector));
-	pthread_join(mover.thread, NULL);
-	stop = true;
-	pthread_join(protector.thread, NULL);
-	EXPECT_EQ(0, mover.errors);
-	EXPECT_EQ(0, protector.errors);
-	EXPECT_LT(0, mover.moved);
-	EXPECT_LT(0, protector.moved);
-	/* The last word was: protected. */
-	ASSERT_EQ(0, to_system(self->fd, self->memory, PAGES, &self->range));
-	EXPECT_EQ(0, writable_pages(self->fd, self->memory, PAGES));
-	for (i = 0; i < PAGES; i++)
-		EXPECT_TRUE(pagemap_of(self->memory + i * page_size) & PM_UFFD_WP);
-	close(fd);
-	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
-}
-
-/* UFFDIO_MOVE of what is migrating waits, or fails, and loses nothing. */
-TEST_F_TIMEOUT(device, userfaultfd_moves_while_migrating, TIMEOUT)
-{
-	unsigned char *target = map_pages(PAGES);
-	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)target, .len = self->size },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	int fd = open_userfaultfd(UFFD_FEATURE_MOVE);
-	struct worker mover = {
-		.fd = self->fd,
-		.memory = self->memory,
-		.npages = PAGES,
-		.rounds = 20,
-	};
-	unsigned long i, moved = 0;
-
-	ASSERT_NE(MAP_FAILED, (void *)target);
-	if (fd < 0)
-		SKIP(return, "no UFFDIO_MOVE");
-	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
-	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, migrate_to_and_fro, &mover));
-	for (i = 0; i < PAGES; i++) {
-		struct uffdio_move move = {
-			.dst = (uintptr_t)target + i * page_size,
-			.src = (uintptr_t)self->memory + i * page_size,
-			.len = page_size,
-		};
-		int tries;
-
-		for (tries = 0; tries < 1000; tries++) {
-			move.move = 0;
-			if (!ioctl(fd, UFFDIO_MOVE, &move))
-				break;
-			/* It is busy, or a page on the device. */
-			EXPECT_TRUE(errno == EAGAIN || errno == EBUSY ||
-				    errno == EFAULT || errno == ENOENT);
-		}
-		if (move.move == (__s64)page_size) {
-			moved++;
-			EXPECT_EQ(0, wrong_part(target, i * page_size,
-						(i + 1) * page_size, 1));
-		} else {
-			EXPECT_EQ(0, wrong_part(self->memory, i * page_size,
-						(i + 1) * page_size, 1));
-		}
-	}
-	pthread_join(mover.thread, NULL);
-	EXPECT_EQ(0, mover.errors);
-	EXPECT_LT(0, moved);
-	close(fd);
-	munmap(target, self->size);
-}
-
-/* Arguments: each with the errno that test_hmm_migrate_uapi.h promises. */
+/* Check arguments: each error must be the one that test_hmm_migrate_uapi.h documents. */
 
 static const struct {
 	const char *name;
 	unsigned long request;
 	size_t size;
-	/* The flags that it knows. */
+	/* The flags that the ioctl accepts. */
 	__u32 flags;
 } requests[] = {
 	{ "info", TEST_HMM_MIGRATE_INFO, sizeof(struct test_hmm_migrate_info) },
@@ -2204,7 +1853,7 @@ static const struct {
 	  TEST_HMM_MIGRATE_EVICT_ENGINE },
 	{ "statistics", TEST_HMM_MIGRATE_STATISTICS, sizeof(struct test_hmm_migrate_statistics),
 	  TEST_HMM_MIGRATE_RESET },
-	/* Has no flags; what to inject is in their place. */
+	/* INJECT has no flags; the word is .what instead. */
 	{ "inject", TEST_HMM_MIGRATE_INJECT, sizeof(struct test_hmm_migrate_inject), -1 },
 	{ "hold", TEST_HMM_MIGRATE_HOLD, sizeof(struct test_hmm_migrate_hold),
 	  TEST_HMM_MIGRATE_HOLD_MIGRATION | TEST_HMM_MIGRATE_HOLD_TAKEN },
@@ -2218,7 +1867,7 @@ static const struct {
 	{ "cancel", TEST_HMM_MIGRATE_CANCEL, sizeof(struct test_hmm_migrate_cancel) },
 };
 
-/* An argument that is fine for any of the ioctls, in @page of page_size bytes. */
+/* Fill @page, of page_size bytes, with an argument that is valid for @request. */
 static void good_argument(unsigned char *page, unsigned long request, size_t size,
 			  void *memory, void *buffer)
 {
@@ -2242,7 +1891,7 @@ static void good_argument(unsigned char *page, unsigned long request, size_t siz
 		access->length = page_size;
 		break;
 	case TEST_HMM_MIGRATE_FAULT_ORDER:
-		/* As it is at first. */
+		/* The initial value. */
 		fault_order->order = TEST_HMM_MIGRATE_MAX_ORDER;
 		break;
 	}
@@ -2256,7 +1905,7 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 
 	ASSERT_NE(MAP_FAILED, (void *)page);
 	ASSERT_NE(NULL, buffer);
-	/* Whatever lies behind the first page cannot be read. */
+	/* Accesses behind the first page fault. */
 	ASSERT_EQ(0, mprotect(page + page_size, page_size, PROT_NONE));
 
 	for (i = 0; i < ARRAY_SIZE(requests); i++) {
@@ -2268,7 +1917,7 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 		good_argument(page, request, size, self->memory, buffer);
 		EXPECT_EQ(0, device_ioctl(self->fd, request, page));
 
-		/* Not there, partly there, not writable. */
+		/* Not mapped, partly mapped, not writable. */
 		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, NULL));
 		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, (void *)-8));
 		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, page + page_size));
@@ -2280,7 +1929,7 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 		EXPECT_EQ(-EFAULT, device_ioctl(self->fd, request, page));
 		ASSERT_EQ(0, mprotect(page, page_size, PROT_READ | PROT_WRITE));
 
-		/* Too small; larger, with zeros and without; absurd. */
+		/* Too small, larger with zeros, larger without zeros, far too large. */
 		good_argument(page, request, 0, self->memory, buffer);
 		EXPECT_EQ(-EINVAL, device_ioctl(self->fd, request, page));
 		good_argument(page, request, size - 1, self->memory, buffer);
@@ -2298,7 +1947,7 @@ TEST_F_TIMEOUT(device, bad_structures, TIMEOUT)
 		good_argument(page, request, -1, self->memory, buffer);
 		EXPECT_EQ(-E2BIG, device_ioctl(self->fd, request, page));
 
-		/* Every bit of the flags that has no meaning. */
+		/* Try each flag that is not defined. */
 		for (bit = 0; bit < 32; bit++) {
 			if (requests[i].flags & 1U << bit)
 				continue;
@@ -2443,7 +2092,7 @@ TEST_F_TIMEOUT(device, bad_takes, TIMEOUT)
 	EXPECT_EQ(-EINVAL, take(self->fd, (void *)-page_size, 1));
 	EXPECT_EQ(-EFAULT, take(self->fd, gap, 1));
 	EXPECT_EQ(-EFAULT, take(self->fd, (void *)(1UL << 63), 1));
-	/* What lies before it is the device's. */
+	/* The pages before the error stay device-exclusive. */
 	ASSERT_EQ(0, mprotect(self->memory + page_size, page_size, PROT_READ));
 	EXPECT_EQ(-EFAULT, take(self->fd, self->memory, 2));
 	EXPECT_EQ(1, pages_at(self->fd, self->memory, PAGES,
@@ -2472,136 +2121,13 @@ TEST_F_TIMEOUT(device, bad_injections, TIMEOUT)
 			TH_LOG("case %u", i);
 		}
 	}
-	/* None of them took effect. */
+	/* None of the bad injections took effect. */
 	ASSERT_EQ(0, to_device(self->fd, self->memory, PAGES, &self->range));
 	EXPECT_EQ(PAGES, self->range.pages[TEST_HMM_MIGRATE_MOVED]);
 	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
 }
 
-/* Two devices of one kind. */
-
-FIXTURE(two_devices)
-{
-	int fd[2];
-	unsigned char *memory;
-	size_t size;
-};
-
-FIXTURE_VARIANT(two_devices)
-{
-	unsigned int first;
-	bool private;
-};
-
-FIXTURE_VARIANT_ADD(two_devices, private)
-{
-	.first = 0,
-	.private = true,
-};
-
-FIXTURE_VARIANT_ADD(two_devices, coherent)
-{
-	.first = 2,
-	.private = false,
-};
-
-FIXTURE_SETUP(two_devices)
-{
-	int i;
-
-	page_size = sysconf(_SC_PAGESIZE);
-	self->size = PAGES * page_size;
-	for (i = 0; i < 2; i++) {
-		self->fd[i] = open_device(variant->first + i);
-		if (self->fd[i] < 0 && variant->first + i >= 2)
-			SKIP(return, "no two coherent devices, is there Soft Reserved memory?");
-		ASSERT_LE(0, self->fd[i]);
-		disarm(self->fd[i]);
-	}
-	self->memory = map_pages(PAGES);
-	ASSERT_NE(MAP_FAILED, (void *)self->memory);
-	fill(self->memory, self->size, 1);
-}
-
-FIXTURE_TEARDOWN(two_devices)
-{
-	if (self->fd[0] < 0 || self->fd[1] < 0)
-		return;
-	munmap(self->memory, self->size);
-	EXPECT_EQ(0, device_used(self->fd[0], 0));
-	EXPECT_EQ(0, device_used(self->fd[1], 0));
-	close(self->fd[0]);
-	close(self->fd[1]);
-}
-
-TEST_F_TIMEOUT(two_devices, in_turn, TIMEOUT)
-{
-	struct test_hmm_migrate_range range;
-	int i;
-
-	for (i = 0; i < 6; i++) {
-		int fd = self->fd[i % 2], other = self->fd[(i + 1) % 2];
-
-		ASSERT_EQ(0, to_device(fd, self->memory, PAGES, &range));
-		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
-		EXPECT_EQ(PAGES, pages_at(fd, self->memory, PAGES,
-					  TEST_HMM_MIGRATE_THIS_DEVICE));
-		EXPECT_EQ(PAGES, pages_at(other, self->memory, PAGES,
-					  TEST_HMM_MIGRATE_OTHER_DEVICE));
-
-		/* The other one's owner is not allowed to take it. */
-		ASSERT_EQ(0, to_device(other, self->memory, PAGES, &range));
-		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
-		ASSERT_EQ(0, to_system(other, self->memory, PAGES, &range));
-		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_NOT_SELECTED]);
-
-		ASSERT_EQ(0, to_system(fd, self->memory, PAGES, &range));
-		EXPECT_EQ(PAGES, range.pages[TEST_HMM_MIGRATE_MOVED]);
-		EXPECT_EQ(0, wrong(self->memory, self->size, 1));
-	}
-}
-
-/* Half of the range on each; each reads and writes all of it. */
-TEST_F_TIMEOUT(two_devices, access_each_others_memory, TIMEOUT)
-{
-	struct test_hmm_migrate_range range;
-	unsigned char *buffer = malloc(self->size);
-	unsigned long half = PAGES / 2;
-	int i;
-
-	ASSERT_NE(NULL, buffer);
-	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(0, to_device(self->fd[0], self->memory, half, &range));
-		ASSERT_EQ(half, range.pages[TEST_HMM_MIGRATE_MOVED]);
-		ASSERT_EQ(0, to_device(self->fd[1], self->memory + self->size / 2,
-				       half, &range));
-		ASSERT_EQ(half, range.pages[TEST_HMM_MIGRATE_MOVED]);
-
-		EXPECT_EQ(0, device_wrong(self->fd[i], self->memory, self->size,
-					  i + 1));
-		/* Private memory of the other came to the system for that. */
-		EXPECT_EQ(variant->private ? half : 0,
-			  pages_at(self->fd[i], self->memory, PAGES,
-				   TEST_HMM_MIGRATE_SYSTEM));
-		fill(buffer, self->size, i + 2);
-		ASSERT_EQ(0, device_write(self->fd[i], self->memory, self->size,
-					  buffer));
-		EXPECT_EQ(0, device_wrong(self->fd[1 - i], self->memory,
-					  self->size, i + 2));
-		EXPECT_EQ(0, wrong(self->memory, self->size, i + 2));
-		ASSERT_EQ(0, to_system(self->fd[0], self->memory, PAGES, &range));
-		ASSERT_EQ(0, to_system(self->fd[1], self->memory, PAGES, &range));
-	}
-	free(buffer);
-}
-
-TEST_F_TIMEOUT(two_devices, against_each_other, TIMEOUT)
-{
-	migrate_against_each_other(_metadata, self->fd[0], self->fd[1],
-				   self->memory, PAGES, 0);
-}
-
-/* The module goes away under a living process. */
+/* Unload the module while processes still use it. */
 
 static int load_module(const char *path, const char *parameters)
 {
@@ -2615,7 +2141,7 @@ static int load_module(const char *path, const char *parameters)
 	return ret;
 }
 
-/* Somebody else, who looks at new devices for example, may have one open. */
+/* Retry: udev, for example, may have a new device open. */
 static int unload_module(void)
 {
 	int ret, tries = 0;
@@ -2658,7 +2184,7 @@ TEST(unload_with_memory_on_the_device)
 		close(fd);
 	}
 	ASSERT_LE(2, devices);
-	/* A child shares all of it, and looks at it only afterwards. */
+	/* The child shares all of it, and reads it only after the module is unloaded. */
 	ASSERT_EQ(0, pipe(ready));
 	pid = fork_child();
 	ASSERT_LE(0, pid);
@@ -2676,6 +2202,217 @@ TEST(unload_with_memory_on_the_device)
 	EXPECT_EQ(-EINVAL, load_module(path, "size_mb=3"));
 	ASSERT_EQ(0, load_module(path, ""));
 	munmap(memory, TEST_HMM_MIGRATE_MAX_DEVICES * part);
+}
+
+/* A large folio of one order, which migrates whole and is then used in parts. */
+
+FIXTURE(order)
+{
+	int fd;
+	void *area;
+	unsigned char *memory;
+	unsigned long pages;
+	size_t size;
+	struct policy policy;
+};
+
+FIXTURE_VARIANT(order)
+{
+	unsigned int device;
+	unsigned int order;
+};
+
+FIXTURE_VARIANT_ADD(order, private_64k)
+{
+	.device = 0,
+	.order = 4,
+};
+
+FIXTURE_VARIANT_ADD(order, private_2m)
+{
+	.device = 0,
+	.order = 9,
+};
+
+FIXTURE_VARIANT_ADD(order, coherent_64k)
+{
+	.device = 2,
+	.order = 4,
+};
+
+FIXTURE_VARIANT_ADD(order, coherent_2m)
+{
+	.device = 2,
+	.order = 9,
+};
+
+FIXTURE_SETUP(order)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+	self->pages = 1UL << variant->order;
+	self->size = self->pages * page_size;
+	self->fd = open_device(variant->device);
+	if (self->fd < 0 && variant->device == 2)
+		SKIP(return, "no coherent device, is there Soft Reserved memory?");
+	ASSERT_LE(0, self->fd);
+	disarm(self->fd);
+	ASSERT_EQ(0, set_fault_order(self->fd, TEST_HMM_MIGRATE_MAX_ORDER));
+	if (!set_policy(&self->policy, variant->order, "always"))
+		SKIP(return, "no folios of this order");
+}
+
+FIXTURE_TEARDOWN(order)
+{
+	restore_policy(&self->policy);
+	if (self->fd < 0)
+		return;
+	EXPECT_EQ(0, device_used(self->fd, 0));
+	close(self->fd);
+}
+
+/* Map one folio, filled with seed 1, and migrate it: it must not be split. */
+static void order_to_device(struct __test_metadata *_metadata,
+			    struct _test_data_order *self, unsigned int order)
+{
+	struct test_hmm_migrate_range range;
+	uintptr_t start;
+
+	self->area = mmap(NULL, 2 * self->size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->area);
+	start = ((uintptr_t)self->area + self->size - 1) & ~(self->size - 1);
+	self->memory = (unsigned char *)start;
+	/* Unmap everything else: a larger folio would have to be mapped there. */
+	munmap(self->area, start - (uintptr_t)self->area);
+	munmap(self->memory + self->size,
+	       (uintptr_t)self->area + self->size - start);
+	ASSERT_EQ(0, madvise(self->memory, self->size, MADV_HUGEPAGE));
+	fill(self->memory, self->size, 1);
+	ASSERT_EQ(self->pages, pages_of_order(self->fd, self->memory, self->pages, order));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_DEVICE, self->memory,
+			     self->pages, TEST_HMM_MIGRATE_LARGE, &range));
+	ASSERT_EQ(self->pages, range.pages[TEST_HMM_MIGRATE_MOVED]);
+	ASSERT_EQ(self->pages, pages_at(self->fd, self->memory, self->pages,
+					TEST_HMM_MIGRATE_THIS_DEVICE));
+	ASSERT_EQ(self->pages, pages_of_order(self->fd, self->memory, self->pages, order));
+}
+
+TEST_F_TIMEOUT(order, there_and_back, TIMEOUT)
+{
+	struct test_hmm_migrate_range range;
+
+	order_to_device(_metadata, self, variant->order);
+	EXPECT_EQ(0, device_wrong(self->fd, self->memory, self->size, 1));
+	ASSERT_EQ(0, migrate(self->fd, TEST_HMM_MIGRATE_TO_SYSTEM, self->memory,
+			     self->pages, TEST_HMM_MIGRATE_LARGE, &range));
+	EXPECT_EQ(self->pages, range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(self->pages, pages_of_order(self->fd, self->memory, self->pages,
+					      variant->order));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	munmap(self->memory, self->size);
+}
+
+/* A caller without the flag gets single pages. */
+TEST_F_TIMEOUT(order, split_for_a_caller_of_pages, TIMEOUT)
+{
+	struct test_hmm_migrate_range range;
+
+	order_to_device(_metadata, self, variant->order);
+	ASSERT_EQ(0, to_system(self->fd, self->memory, self->pages, &range));
+	EXPECT_EQ(self->pages, range.pages[TEST_HMM_MIGRATE_MOVED]);
+	EXPECT_EQ(self->pages, pages_of_order(self->fd, self->memory, self->pages, 0));
+	EXPECT_EQ(0, wrong(self->memory, self->size, 1));
+	munmap(self->memory, self->size);
+}
+
+/* Operations on @len bytes at @part; each returns 0 or an error. */
+typedef int (*order_op)(int fd, unsigned char *part, size_t len);
+
+static int op_munmap(int fd, unsigned char *part, size_t len)
+{
+	return munmap(part, len);
+}
+
+static int op_dontneed(int fd, unsigned char *part, size_t len)
+{
+	return madvise(part, len, MADV_DONTNEED) || nonzero(part, len);
+}
+
+static int op_mprotect(int fd, unsigned char *part, size_t len)
+{
+	return mprotect(part, len, PROT_READ);
+}
+
+static int op_cpu_write(int fd, unsigned char *part, size_t len)
+{
+	memset(part, 0x5a, len);
+	return 0;
+}
+
+static int op_device_write(int fd, unsigned char *part, size_t len)
+{
+	unsigned char *buffer = malloc(len);
+	int ret;
+
+	memset(buffer, 0x5a, len);
+	ret = device_write(fd, part, len, buffer);
+	free(buffer);
+	return ret;
+}
+
+static int op_fork(int fd, unsigned char *part, size_t len)
+{
+	pid_t pid = fork_child();
+
+	if (!pid) {
+		memset(part, 0xa5, len);
+		_exit(0);
+	}
+	return pid < 0 || reap(pid);
+}
+
+/* @byte: contents of the part afterwards; -1: unchanged; -2: not to be checked */
+static const struct {
+	const char *name;
+	order_op op;
+	int byte;
+} order_ops[] = {
+	{ "munmap", op_munmap, -2 },
+	{ "MADV_DONTNEED", op_dontneed, 0 },
+	{ "mprotect", op_mprotect, -1 },
+	{ "write by the CPU", op_cpu_write, 0x5a },
+	{ "write by the device", op_device_write, 0x5a },
+	{ "fork", op_fork, -1 },
+};
+
+/* Apply each operation to all of a folio, to half of it, and to a page in its middle. */
+TEST_F_TIMEOUT(order, operations, TIMEOUT)
+{
+	unsigned int op, part;
+
+	for (op = 0; op < ARRAY_SIZE(order_ops); op++) {
+		for (part = 0; part < 3; part++) {
+			size_t start = part ? self->size / 2 : 0;
+			size_t len = part == 2 ? page_size : self->size - start;
+			size_t i, different = 0;
+			int byte = order_ops[op].byte;
+
+			order_to_device(_metadata, self, variant->order);
+			EXPECT_EQ(0, order_ops[op].op(self->fd, self->memory + start, len));
+			EXPECT_EQ(0, wrong_part(self->memory, 0, start, 1));
+			EXPECT_EQ(0, wrong_part(self->memory, start + len, self->size, 1));
+			if (byte == -1)
+				EXPECT_EQ(0, wrong_part(self->memory, start, start + len, 1));
+			for (i = start; byte >= 0 && i < start + len; i++)
+				different += self->memory[i] != byte;
+			EXPECT_EQ(0, different);
+			ASSERT_EQ(KSFT_PASS, _metadata->exit_code) {
+				TH_LOG("%s, part %u", order_ops[op].name, part);
+			}
+			munmap(self->memory, self->size);
+			ASSERT_EQ(0, device_used(self->fd, 0));
+		}
+	}
 }
 
 TEST_HARNESS_MAIN

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What hmm_migrate and its sisters share: memory whose contents are known,
- * the ioctls of lib/test_hmm_migrate.c, what the kernel tells of a process, and
- * threads that migrate.
+ * Shared by hmm_migrate and its sisters: memory with known contents, wrappers for the
+ * ioctls of lib/test_hmm_migrate.c, the kernel's figures for a process, and threads
+ * that migrate.
  */
 #ifndef _SELFTESTS_MM_HMM_MIGRATE_H
 #define _SELFTESTS_MM_HMM_MIGRATE_H
@@ -57,7 +57,7 @@ static inline unsigned long trips(void)
 	return number ?: DEFAULT_TRIPS;
 }
 
-/* Contents: each word depends on the seed and on where it is. */
+/* Contents: each word depends on the seed and on its offset. */
 
 static inline uint64_t pattern(unsigned long seed, size_t offset)
 {
@@ -78,7 +78,7 @@ static inline void fill(void *memory, size_t size, unsigned long seed)
 	fill_part(memory, 0, size, seed);
 }
 
-/* Number of words that are not what fill() made them, from @offset to @end. */
+/* Number of words from @offset to @end that are not as fill() left them. */
 static inline size_t wrong_part(const void *memory, size_t offset, size_t end,
 				unsigned long seed)
 {
@@ -95,7 +95,7 @@ static inline size_t wrong(const void *memory, size_t size, unsigned long seed)
 	return wrong_part(memory, 0, size, seed);
 }
 
-/* Number of words that are not zero; @size is a multiple of theirs. */
+/* Number of words that are not zero; @size is a multiple of the word size. */
 static inline size_t nonzero(const void *memory, size_t size)
 {
 	const uint64_t *words = memory;
@@ -108,7 +108,7 @@ static inline size_t nonzero(const void *memory, size_t size)
 
 /* Memory */
 
-/* Small pages, whatever the system's policy is for transparent huge pages. */
+/* Map small pages, whatever the system's THP policy is. */
 static inline void *map_pages(unsigned long npages)
 {
 	void *memory = mmap(NULL, npages * page_size, PROT_READ | PROT_WRITE,
@@ -119,7 +119,7 @@ static inline void *map_pages(unsigned long npages)
 	return memory;
 }
 
-/* Memory where a huge page fits at the start of @memory. Returns the mapping. */
+/* Map memory that fits a huge page at @memory. Returns the start of the mapping. */
 static inline void *map_huge_page(size_t size, unsigned char **memory)
 {
 	void *area = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
@@ -133,27 +133,18 @@ static inline void *map_huge_page(size_t size, unsigned char **memory)
 	return area;
 }
 
-/* Files of the kernel */
+/* Kernel files */
 
-/* Half of @size huge pages, if there are any, and half of it small ones; filled with seed 1. */
+/*
+ * Map @size bytes filled with seed 1: half of it huge pages if possible, half small
+ * pages.
+ */
 static inline bool map_both(void **area, unsigned char **memory, size_t size)
 {
 	*area = map_huge_page(2 * size, memory);
 	if (*area == MAP_FAILED || madvise(*memory + size / 2, size, MADV_NOHUGEPAGE))
 		return false;
 	fill(*memory, size, 1);
-	return true;
-}
-
-/* Neighbours in the range are none in memory: each page needs a descriptor. */
-static inline bool scatter(unsigned char *memory, size_t size)
-{
-	unsigned long i, n = size / page_size;
-
-	if (madvise(memory, size, MADV_DONTNEED))
-		return false;
-	for (i = 0; i < n; i++)
-		memory[i * 37 % n * page_size] = 1;
 	return true;
 }
 
@@ -189,7 +180,7 @@ static inline bool write_number(const char *path, long value)
 	return !fclose(file) && written;
 }
 
-/* A number in a file of lines that begin with a key and a number, or -1. */
+/* The number behind @key in a file with one key and number per line, or -1. */
 static inline long read_key(const char *path, const char *key)
 {
 	FILE *file = fopen(path, "r");
@@ -207,7 +198,7 @@ static inline long read_key(const char *path, const char *key)
 	return value;
 }
 
-/* What the kernel counts of all range migrations, for example. */
+/* For example the counters of all range migrations. */
 static inline long read_vmstat(const char *name)
 {
 	return read_key("/proc/vmstat", name);
@@ -220,7 +211,7 @@ static inline size_t huge_page_size(void)
 	return size < 0 ? 0 : size;
 }
 
-/* For a file of words, one of which is chosen. */
+/* Choose a word in a file that lists the words to choose from. */
 static inline bool choose(const char *path, const char *choice)
 {
 	FILE *file = fopen(path, "w");
@@ -232,7 +223,7 @@ static inline bool choose(const char *path, const char *choice)
 	return !fclose(file) && written;
 }
 
-/* The word in brackets, which is the one that is chosen; or an empty string. */
+/* The word in brackets, which is the current choice; or an empty string. */
 static inline void read_choice(const char *path, char *choice, size_t size)
 {
 	FILE *file = fopen(path, "r");
@@ -250,7 +241,7 @@ static inline void read_choice(const char *path, char *choice, size_t size)
 	fclose(file);
 }
 
-/* A file of the folios of @order in /sys/kernel/mm/transparent_hugepage. */
+/* The path of @file for folios of @order in /sys/kernel/mm/transparent_hugepage. */
 static inline void size_path(unsigned int order, const char *file, char *path, size_t size)
 {
 	snprintf(path, size,
@@ -258,7 +249,7 @@ static inline void size_path(unsigned int order, const char *file, char *path, s
 		 (page_size << order) / 1024, file);
 }
 
-/* The page-fault policy for folios of one order, to be restored. */
+/* The page-fault policy for folios of one order, to be restored later. */
 struct policy {
 	char path[128];
 	char before[32];
@@ -280,7 +271,7 @@ static inline void restore_policy(struct policy *policy)
 		choose(policy->path, policy->before);
 }
 
-/* A number that /proc/self/smaps tells of the mapping that starts at @addr. */
+/* The number behind @name in /proc/self/smaps for the mapping that starts at @addr. */
 static inline long smaps_kib(const void *addr, const char *name)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -321,45 +312,10 @@ static inline uint64_t pagemap_of(const void *addr)
 	return entry;
 }
 
-/* New memory is soft-dirty, if the kernel has these bits. */
-static inline bool have_soft_dirty(void)
-{
-	unsigned char *memory = map_pages(1);
-	bool dirty;
-
-	if ((void *)memory == MAP_FAILED)
-		return false;
-	*(atomic_uchar *)memory = 1;
-	dirty = pagemap_of(memory) & PM_SOFT_DIRTY;
-	munmap(memory, page_size);
-	return dirty;
-}
-
-/* How many pages of the range have all of these bits. */
-static inline long pagemap_count(void *addr, unsigned long npages, uint64_t bits)
-{
-	uint64_t *entries = calloc(npages, sizeof(*entries));
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	size_t size = npages * sizeof(*entries);
-	long count = -1;
-
-	if (fd >= 0 && entries &&
-	    pread(fd, entries, size, (uintptr_t)addr / page_size *
-		  sizeof(*entries)) == (ssize_t)size) {
-		count = 0;
-		while (npages--)
-			count += (entries[npages] & bits) == bits;
-	}
-	if (fd >= 0)
-		close(fd);
-	free(entries);
-	return count;
-}
-
 /*
- * Whether what is written to memory that was read-only so far goes to the page
- * that is there, although a pipe has a reference to it: that is so if the page
- * is known to be exclusive. The memory is writable then.
+ * Whether a write to memory that was read-only so far reuses the page, although a
+ * pipe has a reference to it. That is so only if the page is known to be exclusive.
+ * Leaves the memory writable.
  */
 static inline bool written_in_place(void *memory, size_t size)
 {
@@ -401,26 +357,6 @@ static inline bool clear_references(const char *what)
 #define CGROUPS	"/sys/fs/cgroup/"
 #define MEMCG	CGROUPS "hmm_migrate/"
 
-static inline bool enter_cgroup(const char *path)
-{
-	char procs[256];
-
-	snprintf(procs, sizeof(procs), "%scgroup.procs", path);
-	return write_number(procs, getpid());
-}
-
-/* What is allocated from now on is charged to a cgroup of its own. */
-static inline bool make_cgroup(void)
-{
-	int control = open(CGROUPS "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
-	bool made = control >= 0 && write(control, "+memory", 7) == 7 &&
-		    (!mkdir(MEMCG, 0755) || errno == EEXIST);
-
-	if (control >= 0)
-		close(control);
-	return made && enter_cgroup(MEMCG);
-}
-
 static inline bool have_swap(void)
 {
 	char line[256];
@@ -437,7 +373,7 @@ static inline bool have_swap(void)
 
 /* Other processes */
 
-/* A child that does not outlive a test that fails. */
+/* Fork a child that is killed if the test fails. */
 static inline pid_t fork_child(void)
 {
 	pid_t pid = fork();
@@ -447,7 +383,7 @@ static inline pid_t fork_child(void)
 	return pid;
 }
 
-/* Exit status of a child that was forked for @pid, or -1. */
+/* Exit status of the child @pid, or -1. */
 static inline int reap(pid_t pid)
 {
 	int status;
@@ -457,7 +393,7 @@ static inline int reap(pid_t pid)
 	return WEXITSTATUS(status);
 }
 
-/* A byte through a pipe: the other side has come so far. */
+/* Wait for a byte from the pipe, which the other side sends at a certain point. */
 static inline bool wait_for(int fd)
 {
 	char byte;
@@ -470,7 +406,7 @@ static inline bool tell(int fd)
 	return write(fd, "t", 1) == 1;
 }
 
-/* The signal that kills a child that writes there, 0 if it may write. */
+/* The signal that kills a child that writes to @memory, or 0 if it may write. */
 static inline int signal_of_write(unsigned char *memory)
 {
 	int status;
@@ -501,13 +437,13 @@ static inline int open_device(unsigned int device)
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
-/* The order of what fills holes, for whoever takes folios of every order. */
+/* The order of the folios that fill holes, for calls with TEST_HMM_MIGRATE_LARGE. */
 static unsigned int hole_order;
 
-/* By the three calls of migrate.h, and not by hmm_migrate_range(). */
+/* Migrate by the three calls of migrate.h instead of hmm_migrate_range(). */
 static bool bare;
 
-/* What only hmm_migrate_range() can do. */
+/* Flags that only hmm_migrate_range() supports. */
 #define RANGE_FLAGS \
 	(TEST_HMM_MIGRATE_SKIP_GAPS | TEST_HMM_MIGRATE_STOP_NO_MEMORY | \
 	 TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE | \
@@ -562,8 +498,8 @@ static inline int to_system(int fd, void *addr, unsigned long npages,
 }
 
 /*
- * All that is accounted for. What was locked, and is unmapped by the time of another
- * look, is skipped.
+ * All pages that are accounted for. A page counts as skipped if it was locked at
+ * first and unmapped at the next look.
  */
 static inline uint64_t sum_of(const struct test_hmm_migrate_range *range)
 {
@@ -573,6 +509,27 @@ static inline uint64_t sum_of(const struct test_hmm_migrate_range *range)
 	for (i = 0; i < TEST_HMM_MIGRATE_FATES; i++)
 		sum += range->pages[i];
 	return sum;
+}
+
+/* Migrate in chunks of @chunk bytes. Every page up to @range->done must be in a count. */
+static inline int migrate_chunks(int fd, unsigned long request, void *addr,
+			  unsigned long pages, unsigned int flags, uint64_t chunk,
+			  struct test_hmm_migrate_range *range)
+{
+	int ret;
+
+	memset(range, 0, sizeof(*range));
+	range->size = sizeof(*range);
+	range->flags = flags;
+	range->addr = (uintptr_t)addr;
+	range->length = pages * page_size;
+	range->chunk = chunk;
+	ret = device_ioctl(fd, request, range);
+	if (sum_of(range) != (range->done - range->addr) / page_size)
+		return -EPROTO;
+	if (!ret && range->done != range->addr + range->length)
+		return -EPROTO;
+	return ret;
 }
 
 static inline int access_memory(int fd, unsigned long request, void *addr,
@@ -602,8 +559,8 @@ static inline int device_write(int fd, void *addr, size_t size, const void *buff
 }
 
 /*
- * Number of wrong words of a part of @memory as the device sees them; the CPU
- * touches nothing.
+ * Number of wrong words in a part of @memory as the device sees them, without any CPU
+ * access.
  */
 static inline size_t device_wrong_part(int fd, void *memory, size_t offset,
 				       size_t end, unsigned long seed)
@@ -640,7 +597,7 @@ static inline int snapshot(int fd, void *addr, unsigned long npages,
 	return ret;
 }
 
-/* How many pages are in folios of @order. */
+/* Number of pages that are in folios of @order. */
 static inline unsigned long pages_of_order(int fd, void *addr, unsigned long pages,
 					   unsigned int order)
 {
@@ -656,7 +613,7 @@ static inline unsigned long pages_of_order(int fd, void *addr, unsigned long pag
 
 #define ANYWHERE	(-1U)
 
-/* How many pages of the range are @where and have all of @flags, or -errno. */
+/* Number of pages of the range that are @where and have all of @flags, or -errno. */
 static inline long count_pages(int fd, void *addr, unsigned long npages,
 			       unsigned int where, unsigned int flags)
 {
@@ -684,7 +641,7 @@ static inline long writable_pages(int fd, void *addr, unsigned long npages)
 	return count_pages(fd, addr, npages, ANYWHERE, TEST_HMM_MIGRATE_WRITABLE);
 }
 
-/* Make what is of @order or larger fail. */
+/* Inject failures for folios of @order or larger. */
 static inline int inject_order(int fd, unsigned int what, unsigned int order,
 			       unsigned long nth, unsigned long times)
 {
@@ -729,7 +686,7 @@ static inline int get_info(int fd, struct test_hmm_migrate_info *info)
 	return device_ioctl(fd, TEST_HMM_MIGRATE_INFO, info);
 }
 
-/* Device pages in use; frees may be a moment late, behind an RCU or a batch. */
+/* Device pages in use; a free may be delayed a little by RCU or a batch. */
 static inline long device_used(int fd, unsigned long expected)
 {
 	struct test_hmm_migrate_info info;
@@ -763,7 +720,7 @@ static inline int evict(int fd, struct test_hmm_migrate_evict *argument)
 	return evict_by(fd, is_bare() ? TEST_HMM_MIGRATE_EVICT_BARE : 0, argument);
 }
 
-/* How many pages the device got for itself alone, or -errno. */
+/* Number of pages that the device got exclusive access to, or -errno. */
 static inline long take(int fd, void *addr, unsigned long npages)
 {
 	struct test_hmm_migrate_take argument = {
@@ -786,7 +743,7 @@ static inline bool have_engine(void)
 	return !access(ENGINE "latency_ns", R_OK);
 }
 
-/* As they are when they are loaded. */
+/* Restore the defaults of the module parameters. */
 static inline void reset_engine(void)
 {
 	write_number(ENGINE "bandwidth_mb", 20000);
@@ -803,18 +760,11 @@ static inline void reset_engine(void)
 /* The number of DMA mappings of all drivers, by DMA_API_DEBUG, or -1. */
 #define DMA_DEBUG	"/sys/kernel/debug/dma-api/"
 
-static inline long dma_mappings(void)
-{
-	long total = read_number(DMA_DEBUG "nr_total_entries");
-
-	return total < 0 ? -1 : total - read_number(DMA_DEBUG "num_free_entries");
-}
-
 /* SIGBUS */
 
 static sigjmp_buf on_sigbus;
 
-/* Whether reading @memory, which fill() has filled with @seed, raises SIGBUS. */
+/* Whether reading @memory, filled with @seed, raises SIGBUS. */
 static inline bool raises_sigbus(const void *memory, size_t size,
 				 unsigned long seed, size_t *wrong_words)
 {
@@ -833,7 +783,7 @@ static inline void jump_on_sigbus(int signal)
 
 #define KSM "/sys/kernel/mm/ksm/"
 
-/* Let KSM merge those pages of the memory that are equal, @expected of them. */
+/* Let KSM merge the equal pages of the memory, @expected of them. */
 static inline bool merge_pages(void *memory, size_t size, long expected)
 {
 	long run = read_number(KSM "run"), scan = read_number(KSM "pages_to_scan");
@@ -853,7 +803,7 @@ static inline bool merge_pages(void *memory, size_t size, long expected)
 	return merged;
 }
 
-/* Pins for the long term, through gup_test */
+/* Long-term pins, through gup_test */
 
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 
@@ -862,7 +812,10 @@ static inline bool can_pin(void)
 	return !access(GUP_TEST, W_OK);
 }
 
-/* What is pinned stays so until the file that this returns is closed; or -errno. */
+/*
+ * The pages stay pinned until the returned file is closed. Returns a negative errno
+ * on failure.
+ */
 static inline int pin(void *addr, size_t size, unsigned int flags)
 {
 	struct pin_longterm_test argument = {
@@ -880,7 +833,7 @@ static inline int pin(void *addr, size_t size, unsigned int flags)
 	return ret ?: gup;
 }
 
-/* As whoever has it pinned sees it. */
+/* Read the contents through the pin. */
 static inline int read_pinned(int gup, void *buffer)
 {
 	uint64_t to = (uintptr_t)buffer;
@@ -901,16 +854,6 @@ static inline int open_userfaultfd(__u64 features)
 		return -1;
 	}
 	return fd;
-}
-
-static inline bool register_range(int fd, void *addr, size_t size, __u64 mode)
-{
-	struct uffdio_register argument = {
-		.range = { .start = (uintptr_t)addr, .len = size },
-		.mode = mode,
-	};
-
-	return !ioctl(fd, UFFDIO_REGISTER, &argument);
 }
 
 static inline bool write_protect(int fd, void *addr, size_t size, bool protect)
@@ -970,7 +913,7 @@ static inline void *read_by_cpu(void *data)
 	return NULL;
 }
 
-/* Two threads migrate the range by the two files, a third one reads it. */
+/* Two threads migrate the range through the two files, a third one reads it. */
 static inline void
 migrate_against_each_other(struct __test_metadata *_metadata, int first,
 			   int second, unsigned char *memory,
@@ -1003,19 +946,22 @@ migrate_against_each_other(struct __test_metadata *_metadata, int first,
 	EXPECT_EQ(0, wrong(memory, npages * page_size, 1));
 }
 
-/* As the OOM killer has it done: the memory goes before the threads are gone. */
+/* Kill like the OOM killer: release the memory before the threads are gone. */
 static inline void kill_and_release(pid_t pid)
 {
 	int fd = syscall(SYS_pidfd_open, pid, 0);
 
 	kill(pid, SIGKILL);
-	/* EAGAIN: somebody would have to be waited for. ESRCH: it was faster. */
+	/*
+	 * EAGAIN: the reaper could not get mmap_lock. ESRCH: the process is already
+	 * gone.
+	 */
 	while (syscall(SYS_process_mrelease, fd, 0) && errno == EAGAIN)
 		;
 	close(fd);
 }
 
-/* Somebody who dies in the middle of a migration, again and again. */
+/* Kill a process in the middle of a migration, again and again. */
 static inline void kill_while_migrating(struct __test_metadata *_metadata,
 					unsigned int device,
 					unsigned char *memory,
@@ -1045,7 +991,7 @@ static inline void kill_while_migrating(struct __test_metadata *_metadata,
 			_exit(1);
 		}
 		close(ready[1]);
-		/* It is in the middle of its second trip or a later one. */
+		/* The child is in its second trip or a later one. */
 		ASSERT_TRUE(wait_for(ready[0]));
 		usleep(round * 700 % 20000);
 		if (round % 2)
@@ -1058,16 +1004,7 @@ static inline void kill_while_migrating(struct __test_metadata *_metadata,
 	}
 }
 
-/* Wait a little, a different time each round, so that phases drift. */
-static inline void spin(unsigned long round)
-{
-	atomic_ulong turns = round * 7919 % 20000;
-
-	while (turns)
-		turns--;
-}
-
-/* Other threads' folio locks are in the way, for a moment. */
+/* Threads that hold folio locks for a short time */
 
 struct holder {
 	pthread_t thread;
@@ -1085,7 +1022,7 @@ static inline void *hold_range(void *data)
 	return NULL;
 }
 
-/* Returns when the pages are held, or as many by other holders. */
+/* Returns when the pages are held, or when other holders hold as many. */
 static inline bool start_holder(struct holder *holder, int fd,
 				unsigned int flags, void *memory,
 				unsigned long npages, unsigned long usec)

@@ -87,8 +87,7 @@ if [ "$(wc -l < /proc/swaps)" = 1 ]; then
 fi
 add_slow_swap
 
-# Large folios where a test wants them, and only there: hmm_migrate_large chooses
-# which sizes page faults use.
+# Large folios only where a test wants them: the tests choose which sizes page faults use.
 declare -A sizes
 for file in "$thp"/hugepages-*/enabled; do
 	[ -e "$file" ] || continue
@@ -108,8 +107,7 @@ case $module in
 *.ko)	export HMM_MIGRATE_MODULE="$module" ;;
 esac
 status=0
-for program in hmm_migrate hmm_migrate_driver hmm_migrate_ioctl hmm_migrate_large \
-	       hmm_migrate_others hmm_migrate_range hmm_migrate_stress; do
+for program in hmm_migrate hmm_migrate_range; do
 	"$(dirname "$0")"/$program || status=1
 done
 exit $status
