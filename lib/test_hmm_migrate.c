@@ -2,17 +2,16 @@
 /*
  * A device made of RAM, to test the migration of a range of a process.
  *
- * The device has memory of its own, a page table of its own that mirrors the
- * page table of a process, and it reads and writes the process's memory through
- * it. What a driver of a real device gets from its hardware is simulated here;
- * what it asks of mm/ is done in earnest, so that this file can be read as an
- * example.
+ * The device has its own memory, and its own page table, which mirrors the page
+ * table of a process. Through it the device reads and writes the memory of the
+ * process. The parts that real hardware would do are simulated here; all
+ * calls into mm/ are those of a real driver, so this file can be read as an example.
  * The interface is in test_hmm_migrate_uapi.h; Documentation/mm/hmm_migrate.rst
  * says which races this driver has to close, and how it does it.
  *
- * These locks are involved, in this order:
+ * The locks, in the order in which they nest:
  *
- *   engine_lock	held to get an engine
+ *   engine_lock	held while an engine is requested or reset
  *   mmap_lock (read)	held over one trip through the migration stages; not held for
  *			an eviction
  *   folio locks	taken by the migration core, try-lock only
@@ -72,16 +71,16 @@
 	(TEST_HMM_MIGRATE_SCATTERED | TEST_HMM_MIGRATE_EVICT_BARE | \
 	 TEST_HMM_MIGRATE_EVICT_ENGINE)
 
-/* 64 MiB of small pages. */
+/* 64 MiB if pages are small (4 KiB). */
 #define MAX_WINDOW_ORDER	14
 
-/* The same of its flags, whatever the direction. */
+/* The flags that only hmm_migrate_range() supports, for every direction. */
 #define RANGE_FLAGS \
 	(TEST_HMM_MIGRATE_SKIP_GAPS | TEST_HMM_MIGRATE_STOP_NO_MEMORY | \
 	 TEST_HMM_MIGRATE_STOP_ON_ERROR | TEST_HMM_MIGRATE_ENGINE | \
 	 TEST_HMM_MIGRATE_NO_WAIT)
 
-/* No test writes this byte over a whole page. */
+/* Overwrites freed memory. No test fills a whole page with this byte. */
 #define POISON			0xd5
 
 static unsigned int size_mb = 64;
@@ -90,14 +89,14 @@ MODULE_PARM_DESC(size_mb, "memory of each device in MiB, a multiple of 2 (defaul
 
 static bool poison = true;
 module_param(poison, bool, 0444);
-MODULE_PARM_DESC(poison, "overwrite device memory that is freed, so that a forgotten copy shows (default Y)");
+MODULE_PARM_DESC(poison, "overwrite freed device memory, so that a missed copy shows (default Y)");
 
 static bool let_cpu;
 module_param(let_cpu, bool, 0644);
-MODULE_PARM_DESC(let_cpu, "the CPU copies what it copies sooner than an engine takes it (default N)");
+MODULE_PARM_DESC(let_cpu, "let the CPU copy where it is faster than an engine (default N)");
 
 /**
- * struct counts - what became of the pages of one request, and the time it took
+ * struct counts - the outcome for the pages of one request, and the time it took
  * @pages: number of pages by TEST_HMM_MIGRATE_NOT_SELECTED, ...
  * @time: nanoseconds by TEST_HMM_MIGRATE_TIME_SETUP, ...
  */
@@ -108,11 +107,11 @@ struct counts {
 
 /**
  * struct batch - the arrays for one trip through the migration stages
- * @max: number of pages that there is room for
- * @npages: number of pages of this trip
+ * @max: number of pages that the arrays have room for
+ * @npages: number of pages in this trip
  * @src: as in struct migrate_vma
  * @dst: as in struct migrate_vma
- * @fates: what became of each page
+ * @fates: the outcome for each page, TEST_HMM_MIGRATE_NOT_SELECTED, ...
  */
 struct batch {
 	unsigned long max;
@@ -122,7 +121,10 @@ struct batch {
 	u8 *fates;
 };
 
-/* Fails the @nth attempt from now on of at least @order, and the next ones. */
+/*
+ * Fails the @nth attempt from now on, of those of at least @order, and the @times - 1
+ * next ones.
+ */
 struct injection {
 	unsigned int order;
 	u64 nth;
@@ -132,31 +134,32 @@ struct injection {
 
 /**
  * struct testdev - one device
- * @misc: its node
+ * @misc: the misc device of its node
  * @name: name of the node
  * @id: number of the device
  * @kind: TEST_HMM_MIGRATE_PRIVATE or TEST_HMM_MIGRATE_COHERENT
- * @region: its physical addresses, more than there is memory if the kernel
- *	    rounded the request up
- * @pgmap: its struct pages; &struct testdev is their owner
- * @vram: where a private device keeps the contents: page n of @pgmap is at
- *	  n * PAGE_SIZE. User space never maps it, and the physical addresses in
- *	  @pgmap lead nowhere. NULL for coherent memory, which is its own storage.
+ * @region: its physical addresses; larger than the memory if the kernel rounded
+ *	    up the request
+ * @pgmap: its struct pages; their owner is this &struct testdev
+ * @vram: the contents of a private device's memory: page n of @pgmap is at
+ *	  n * PAGE_SIZE. User space never maps it, and no memory is behind the
+ *	  physical addresses in @pgmap. NULL for coherent memory, which the CPU
+ *	  can address.
  * @pool: the free memory, by physical address
  * @evict_lock: serializes eviction, protects @evict_batch
- * @evict_batch: allocated beforehand, eviction is when memory is short
+ * @evict_batch: allocated in advance, because eviction runs when memory is short
  * @inject_lock: protects @inject
  * @inject: failures to inject
- * @fault_order: up to which order a CPU fault brings back a whole folio
- * @fault_window: and what lies in the aligned window of so many bytes; 0 for nothing
- * @fault_bare: it does so by the three calls of migrate.h
- * @fault_engine: it does so by an engine
- * @stay: for how many nanoseconds what has arrived stays
- * @arrived: when a folio that begins with this page did so
+ * @fault_order: the largest order of which a CPU fault brings back the whole folio
+ * @fault_window: bytes of the aligned window that comes back with it; 0 for none
+ * @fault_bare: CPU faults use the three calls of migrate.h
+ * @fault_engine: CPU faults copy by an engine
+ * @stay: nanoseconds that a folio stays on the device after its arrival
+ * @arrived: for the first page of each folio, the time of its arrival
  * @splits: device folios that were split
- * @to_device: pages by what became of them
+ * @to_device: pages by outcome
  * @to_system: the same for the way back
- * @time: nanoseconds by part
+ * @time: nanoseconds by part of the migration of the migration of the migration of the migration of the migration
  * @held: pages that TEST_HMM_MIGRATE_HOLD holds at this moment
  * @cpu_faults: CPU faults on private memory
  * @device_faults: faults of the device
@@ -173,10 +176,10 @@ struct testdev {
 	void *vram;
 	struct gen_pool *pool;
 
-	struct mutex evict_lock;	/* see above */
+	struct mutex evict_lock;	/* protects evict_batch */
 	struct batch evict_batch;
 
-	spinlock_t inject_lock;		/* see above */
+	spinlock_t inject_lock;		/* protects inject */
 	struct injection inject[TEST_HMM_MIGRATE_NR_FAIL];
 
 	unsigned int fault_order;
@@ -197,31 +200,31 @@ struct testdev {
 };
 
 /**
- * struct client - an open file: a process whose page table a device mirrors
+ * struct client - an open file: the process whose page table the device mirrors
  * @device: the device
- * @mm: the address space, which may have lost its last user
+ * @mm: the address space, which may have no users any more
  * @notifier: covers the whole address space
  * @lock: protects what follows
  * @page_table: the device's page table, a value entry for each page:
- *		pfn << 1 | writable. An entry holds no reference: it is gone
- *		before the page is, by client_invalidate().
+ *		pfn << 1 | writable. An entry holds no reference:
+ *		client_invalidate() removes it before the page is freed.
  * @calls: migrations by hmm_migrate_range() that are under way
- * @tracker: what others change meanwhile
+ * @tracker: tracks invalidations by others during migrations
  */
 struct client {
 	struct testdev *device;
 	struct mm_struct *mm;
 	struct mmu_interval_notifier notifier;
-	struct mutex lock;		/* see above */
+	struct mutex lock;		/* protects page_table and calls */
 	struct xarray page_table;
 	struct list_head calls;
 	struct hmm_migrate_tracker tracker;
 };
 
 /**
- * struct flight - a migration by the three calls, between its setup and its finalize
- * @migrate: what a tracker needs to know of it
- * @track: what others change
+ * struct flight - a migration by the three calls, from setup to finalize
+ * @migrate: the fields that the tracker reads
+ * @track: tracks invalidations by others
  */
 struct flight {
 	struct hmm_migrate migrate;
@@ -229,18 +232,18 @@ struct flight {
 };
 
 /**
- * struct move - where one batch comes from and where it goes
- * @device: the device that it goes to or comes from
- * @client: whose device page table learns of it; NULL for a CPU fault
+ * struct move - source and destination of one batch
+ * @device: the device that the batch migrates to or from
+ * @client: its device page table gets the new entries; NULL for a CPU fault
  * @vma: the vma; NULL for an eviction
  * @start: the first address, if there is a vma
  * @fault_page: the page that the CPU faulted on, or NULL
- * @to_device: direction
+ * @to_device: whether the batch migrates to the device
  * @skip_holes: leave holes alone
- * @select: which large folios are taken whole, MIGRATE_VMA_SELECT_COMPOUND or
+ * @select: which large folios migrate whole: MIGRATE_VMA_SELECT_COMPOUND or
  *	    MIGRATE_VMA_SELECT_LARGE; 0 for none
- * @hole_order: the order of the folios for holes
- * @relocate: from the device to the same device
+ * @hole_order: the order of the folios that fill holes
+ * @relocate: migrate from the device to the same device
  */
 struct move {
 	struct testdev *device;
@@ -256,16 +259,16 @@ struct move {
 };
 
 /**
- * struct engine - a channel that copies for all calls
+ * struct engine - a DMA channel that all calls copy by
  * @chan: the channel
- * @dma: how to copy by it
+ * @dma: the state of hmm_migrate_dma for this channel
  */
 struct engine {
 	struct dma_chan *chan;
 	struct hmm_migrate_dma *dma;
 };
 
-static DEFINE_MUTEX(engine_lock);	/* protects the engines */
+static DEFINE_MUTEX(engine_lock);	/* protects engines[] */
 static struct engine engines[TEST_HMM_MIGRATE_NR_ENGINES];
 
 static struct testdev *testdevs[NR_DEVICES];
@@ -278,7 +281,7 @@ static struct testdev *page_to_testdev(struct page *page)
 	return container_of(page_pgmap(page), struct testdev, pgmap);
 }
 
-/* By address and not by page_pgmap(): @pfn may be of any driver, or stale. */
+/* Look up by address rather than page_pgmap(): @pfn may be another driver's, or stale. */
 static struct testdev *pfn_to_testdev(unsigned long pfn)
 {
 	unsigned int i;
@@ -302,7 +305,7 @@ static unsigned long testdev_pages(struct testdev *device)
 	return range_len(&device->pgmap.range) >> PAGE_SHIFT;
 }
 
-/* When a folio of the device has arrived. */
+/* The time when a folio arrived on the device. */
 static u64 *testdev_arrived(struct testdev *device, struct folio *folio)
 {
 	return device->arrived + folio_pfn(folio) - testdev_first_pfn(device);
@@ -313,7 +316,10 @@ static unsigned long testdev_free_pages(struct testdev *device)
 	return gen_pool_avail(device->pool) >> PAGE_SHIFT;
 }
 
-/* Where the contents of @page are, be it a device's or ordinary memory. */
+/*
+ * Map the contents of @page, which is private device memory or memory that the CPU
+ * can address.
+ */
 static void *map_contents(struct page *page)
 {
 	struct testdev *device;
@@ -346,7 +352,7 @@ static bool testdev_fails(struct testdev *device, unsigned int what,
 	struct injection *inject = &device->inject[what];
 	bool fails = false;
 
-	/* Not armed, the usual case. Racing with the ioctl is the caller's luck. */
+	/* The usual case: not armed. A race with the ioctl is harmless. */
 	if (!READ_ONCE(inject->times))
 		return false;
 
@@ -383,7 +389,7 @@ static unsigned long testdev_take(struct testdev *device, unsigned int order)
 	return PHYS_PFN(addr);
 }
 
-/* From any context in which the last reference of a folio can be dropped. */
+/* Called from any context that can drop the last reference to a folio. */
 static void testdev_give_back(struct testdev *device, unsigned long pfn,
 			      unsigned int order)
 {
@@ -392,9 +398,9 @@ static void testdev_give_back(struct testdev *device, unsigned long pfn,
 }
 
 /*
- * A folio of the device, referenced and locked, or NULL. What a real driver would
- * keep for a folio is not needed here: it is the device, and whether it is there
- * tells whether nobody has forgotten to tell us of a new folio.
+ * Allocate a folio of the device, referenced and locked, or return NULL. A real
+ * driver would store per-folio data; this one stores the device, and a folio without
+ * it means a missed folio_split() callback.
  */
 static struct folio *testdev_alloc_folio(struct testdev *device,
 					 unsigned int order)
@@ -405,7 +411,7 @@ static struct folio *testdev_alloc_folio(struct testdev *device,
 	if (!pfn)
 		return NULL;
 
-	/* Tail pages that earlier folios left are no matter. */
+	/* zone_device_folio_init() copes with stale tail pages of earlier folios. */
 	folio = (struct folio *)pfn_to_page(pfn);
 	zone_device_folio_init(folio, &device->pgmap, order);
 	folio_set_zone_device_data(folio, device);
@@ -419,9 +425,9 @@ static void testdev_folio_free(struct folio *folio)
 
 	WARN_ON_ONCE(folio_zone_device_data(folio) != device);
 	/*
-	 * Whoever gets this memory next must find nothing in it that could pass
-	 * for the copy that a bug left out. Before it goes back: it may be handed
-	 * out again at once.
+	 * Poison freed memory: otherwise the next user could find the old contents
+	 * there, which would hide a missed copy. Poison before the memory returns to
+	 * the pool, because it may be allocated again at once.
 	 */
 	for (i = 0; poison && i < folio_nr_pages(folio); i++)
 		fill_contents(folio_page(folio, i), POISON);
@@ -438,7 +444,7 @@ static void testdev_folio_split(struct folio *head, struct folio *tail)
 	folio_set_zone_device_data(tail, device);
 }
 
-/* What every ioctl for a range asks of it. */
+/* The checks of every ioctl that takes a range of pages. */
 static int check_range(u64 addr, u64 length)
 {
 	u64 end;
@@ -485,7 +491,7 @@ static bool client_invalidate(struct mmu_interval_notifier *notifier,
 {
 	struct client *client = container_of(notifier, struct client, notifier);
 
-	/* The CPU loses its access, the device does not. */
+	/* The CPU loses access to the page, but this device keeps it. */
 	if (range->event == MMU_NOTIFY_EXCLUSIVE &&
 	    range->owner == client->device)
 		return true;
@@ -496,9 +502,9 @@ static bool client_invalidate(struct mmu_interval_notifier *notifier,
 		return false;
 
 	/*
-	 * Also for our own migrations: between their setup and their finalize
-	 * the device must not write to the old page, and a fault of the device
-	 * that looked at the old page must not enter it any more.
+	 * Invalidate for our own migrations as well: between setup and finalize the
+	 * device must not write to the old page, and a device fault that found the
+	 * old page must not enter it.
 	 */
 	mmu_interval_set_seq(notifier, cur_seq);
 	client_forget(client, range->start, range->end);
@@ -513,8 +519,8 @@ static const struct mmu_interval_notifier_ops client_notifier_ops = {
 };
 
 /*
- * From here on, changes to the range by others are noticed. Before mmap_lock is taken, so
- * that nobody waits for us.
+ * From here on, the tracker sees invalidations of the range by others. Call this
+ * before mmap_lock is taken, so that no other task has to wait for us.
  */
 static void client_take_off(struct client *client, struct flight *flight)
 {
@@ -524,12 +530,12 @@ static void client_take_off(struct client *client, struct flight *flight)
 }
 
 /*
- * The pages are the process's now, and still locked: enter them into the
- * device's page table, so that the device need not fault. If somebody else
- * changed the range meanwhile, a MADV_DONTNEED for example, which needs the
- * mmap_lock for reading only, then pages may be gone whose invalidation came
- * before this; so leave it to the device's faults to find out. The same if there
- * is no memory for an entry.
+ * The pages belong to the process now and are still locked. Enter them into the
+ * device's page table, so that the device need not fault. If the range was
+ * invalidated meanwhile, for example by MADV_DONTNEED, which takes mmap_lock only for
+ * reading, pages may be gone already and their invalidation will not come again: skip
+ * the range, and the device faults. The device also faults if an entry cannot be
+ * allocated.
  */
 static void client_commit(struct client *client, struct flight *flight,
 			  struct move *move, struct batch *batch)
@@ -538,7 +544,7 @@ static void client_commit(struct client *client, struct flight *flight,
 	unsigned long index = move->start >> PAGE_SHIFT;
 	unsigned long i, dst, pfn, first = 0;
 
-	/* hmm_range_fault() would refuse to enter it too. */
+	/* hmm_range_fault() would refuse to enter these pages as well. */
 	if (!(move->vma->vm_flags & VM_READ))
 		return;
 
@@ -560,7 +566,7 @@ out:
 	mutex_unlock(&client->lock);
 }
 
-/* Enter what hmm_range_fault() found. With client->lock held. */
+/* Enter the result of hmm_range_fault(). Called with client->lock held. */
 static int client_enter(struct client *client, struct hmm_range *range)
 {
 	unsigned long index = range->start >> PAGE_SHIFT;
@@ -583,8 +589,8 @@ static int client_enter(struct client *client, struct hmm_range *range)
 }
 
 /*
- * hmm_range_fault() until nothing changed under it. Returns 0 with client->lock
- * held, or an error without.
+ * Repeat hmm_range_fault() until the range does not change meanwhile. Returns 0 with
+ * client->lock held, or an error without the lock.
  */
 static int client_range_fault(struct client *client, struct hmm_range *range,
 			      int (*look)(struct client *client,
@@ -603,7 +609,7 @@ static int client_range_fault(struct client *client, struct hmm_range *range,
 			return -EBUSY;
 		cond_resched();
 
-		/* They are input, too. */
+		/* hmm_pfns is also input to hmm_range_fault(). */
 		memset(range->hmm_pfns, 0, npages * sizeof(*range->hmm_pfns));
 		range->notifier_seq = mmu_interval_read_begin(&client->notifier);
 		if (mmap_read_lock_killable(mm))
@@ -651,9 +657,9 @@ static int client_fault_pages(struct client *client, unsigned long start,
 }
 
 /*
- * hmm_range_fault() takes the owner's private page for good enough also when a
- * write was asked for and the entry is read-only. Then it takes a fault like the
- * CPU's, which brings the page back to where copy on write knows it.
+ * hmm_range_fault() accepts a private page of the owner also for a write to a
+ * read-only entry. In that case take a fault like the CPU's, which migrates the page
+ * back to system memory, where copy on write works.
  */
 static int client_write_fault(struct client *client, unsigned long addr)
 {
@@ -673,9 +679,9 @@ static int client_write_fault(struct client *client, unsigned long addr)
 }
 
 /*
- * Only the page at @start, with memory for its entry set aside where reclaim can
- * be waited for. An invalidation takes that away again, so it is a matter of
- * luck, but of good luck: the fault of the first attempt has been taken.
+ * Fault in only the page at @start, and reserve memory for its entry where reclaim is
+ * possible. An invalidation may drop the reservation; that is unlikely, because the
+ * first attempt has already faulted the page in.
  */
 static int client_fault_page(struct client *client, unsigned long start,
 			     bool write)
@@ -687,15 +693,15 @@ static int client_fault_page(struct client *client, unsigned long start,
 	if (ret)
 		return ret;
 	ret = client_fault_pages(client, start, start + PAGE_SIZE, write);
-	/* Does nothing if there is an entry now. */
+	/* No effect if the index has an entry by now. */
 	xa_release(&client->page_table, index);
 	return ret;
 }
 
 /*
- * The device faults on @addr and, while at it, on what follows up to @end. What
- * follows may be inaccessible, or not fit into memory, while @addr is fine: then
- * only the page of @addr counts.
+ * The device faults on @addr, and on the following pages up to @end as well. If the
+ * following pages are not accessible or do not fit into memory, fault in only the
+ * page at @addr.
  */
 static int client_fault(struct client *client, unsigned long addr,
 			unsigned long end, bool write)
@@ -713,7 +719,7 @@ static int client_fault(struct client *client, unsigned long addr,
 	return ret;
 }
 
-/* Copy through the device's page table: -ENOENT if the device has to fault. */
+/* Copy through the device's page table. Returns -ENOENT if the device has to fault. */
 static int client_copy(struct client *client, unsigned long addr, void *buffer,
 		       size_t length, bool write)
 {
@@ -731,10 +737,10 @@ static int client_copy(struct client *client, unsigned long addr, void *buffer,
 	if (write) {
 		memcpy(contents + offset_in_page(addr), buffer, length);
 		/*
-		 * The CPU's entry may be clean although it is writable, after
-		 * MADV_FREE for example. The page is mapped as long as we hold
-		 * the lock, so its mapping does not go away. What comes back
-		 * from a device is dirty anyway.
+		 * The CPU's PTE may be clean although it is writable, for example after
+		 * MADV_FREE. The page stays mapped while we hold client->lock, so
+		 * folio->mapping is stable. Device memory needs no such mark: a page that
+		 * migrates back is dirty.
 		 */
 		if (!is_zone_device_page(page))
 			set_page_dirty(page);
@@ -745,7 +751,7 @@ static int client_copy(struct client *client, unsigned long addr, void *buffer,
 	return 0;
 }
 
-/* The bounce buffer is there because user memory can't be touched under the lock. */
+/* Copy through a bounce buffer: user memory must not be touched under client->lock. */
 static int client_access_page(struct client *client, void *bounce,
 			      struct test_hmm_migrate_access *access, bool write)
 {
@@ -764,7 +770,7 @@ static int client_access_page(struct client *client, void *bounce,
 		ret = client_fault(client, addr, end, write);
 		if (ret)
 			return ret;
-		/* Somebody takes the page away again each time. */
+		/* Other tasks may invalidate the page again each time. */
 		if (time_after(jiffies, deadline))
 			return -EBUSY;
 	}
@@ -821,7 +827,7 @@ static long client_write(struct client *client, void *argument)
 
 /* Snapshot */
 
-/* It became present since hmm_range_fault() looked at it. */
+/* The entry has become present since hmm_range_fault() looked at it. */
 #define LOOK_AGAIN		(TEST_HMM_MIGRATE_EXCLUSIVE + 1)
 
 static u8 device_where(struct client *client, swp_entry_t entry)
@@ -833,13 +839,13 @@ static u8 device_where(struct client *client, swp_entry_t entry)
 }
 
 /*
- * To hmm_range_fault() a hole, a swapped page and another device's private page
- * are all the same nothing. This tells them apart by the entry itself, and puts
- * the result in the place of the pfn; HMM_PFN_VALID is not set for any of them.
- * It is only a look: page tables are not freed under the mmap_lock, but for those
- * of files, which RCU keeps. A present entry that goes away meanwhile fails the
- * retry check of the notifier. The opposite, a hole that is filled for example,
- * is announced to nobody: then hmm_range_fault() has to look again.
+ * hmm_range_fault() does not distinguish a hole, a swapped-out page and a private
+ * page of another device. Read the entry itself, and store the result instead of a
+ * pfn; HMM_PFN_VALID is not set for any of these. The walk is lockless: under
+ * mmap_lock, page tables are not freed, except for those of files, which RCU
+ * protects. If a present entry goes away meanwhile, the retry check of the notifier
+ * fails. If a hole is filled meanwhile, no notifier is called, so hmm_range_fault()
+ * has to look again.
  */
 static u8 pte_where(struct client *client, pte_t pte)
 {
@@ -847,7 +853,7 @@ static u8 pte_where(struct client *client, pte_t pte)
 
 	if (pte_none(pte))
 		return TEST_HMM_MIGRATE_NONE;
-	/* Not accessible for the moment, for NUMA balancing. */
+	/* A PROT_NONE entry of NUMA balancing; the page is there. */
 	if (pte_present(pte))
 		return pte_protnone(pte) ? TEST_HMM_MIGRATE_SYSTEM : LOOK_AGAIN;
 
@@ -879,7 +885,10 @@ static u8 pmd_where(struct client *client, pmd_t pmd, unsigned long addr)
 		return pmd_protnone(pmd) ? TEST_HMM_MIGRATE_SYSTEM : LOOK_AGAIN;
 	if (pmd_bad(pmd))
 		return TEST_HMM_MIGRATE_INVALID;
-	/* pte_offset_map() is not for modules; on 64 bits it comes to this. */
+	/*
+	 * pte_offset_map() is not exported; on 64-bit, pte_offset_kernel() does the
+	 * same.
+	 */
 	return pte_where(client, ptep_get_lockless(pte_offset_kernel(&pmd, addr)));
 }
 
@@ -911,7 +920,7 @@ static int snapshot_look(struct client *client, struct hmm_range *range)
 	u8 where;
 
 	for (i = 0; i < npages; i++) {
-		/* What is mapped for NUMA balancing has a pfn and no flags. */
+		/* PROT_NONE entries of NUMA balancing have a pfn but no flags. */
 		if (range->hmm_pfns[i] & (HMM_PFN_VALID | HMM_PFN_ERROR))
 			continue;
 		where = addr_where(client, range->start + (i << PAGE_SHIFT));
@@ -934,8 +943,9 @@ static u8 page_where(struct client *client, struct page *page)
 	if (is_zero_pfn(page_to_pfn(page)))
 		return TEST_HMM_MIGRATE_ZERO;
 	/*
-	 * The huge zero folio is not known to modules. Ordinary huge pages have
-	 * a mapping; some driver's own might not, and be taken for it.
+	 * The huge zero folio is not exported to modules. Unlike ordinary huge pages
+	 * it has no mapping; a folio of another driver without a mapping would be
+	 * reported as a zero page, too.
 	 */
 	if (!folio->mapping && folio_order(folio) == HPAGE_PMD_ORDER)
 		return TEST_HMM_MIGRATE_ZERO;
@@ -943,8 +953,8 @@ static u8 page_where(struct client *client, struct page *page)
 }
 
 /*
- * With client->lock held after the retry check: what is mapped stays mapped
- * until client_invalidate() gets the lock, so the folio can be looked at.
+ * Called with client->lock held after the retry check: a mapped page stays mapped
+ * until client_invalidate() gets the lock, so its folio can be inspected.
  */
 static void snapshot_page(struct client *client, unsigned long hmm_pfn,
 			  struct test_hmm_migrate_page *out)
@@ -1097,7 +1107,7 @@ static void counts_to_device(struct counts *counts, struct testdev *device,
 		atomic64_add(counts->time[i], &device->time[i]);
 }
 
-/* Copy a page, or fill it with zeros if there is no source. */
+/* Copy a page, or clear it without a source page. */
 static int copy_page_contents(struct testdev *device, struct page *to,
 			      struct page *from)
 {
@@ -1119,7 +1129,7 @@ static int copy_page_contents(struct testdev *device, struct page *to,
 	return 0;
 }
 
-/* Ordinary memory, referenced and locked, or NULL. */
+/* Allocate ordinary memory, referenced and locked, or return NULL. */
 static struct folio *system_alloc_folio(struct move *move, unsigned long addr,
 					unsigned int order)
 {
@@ -1163,8 +1173,8 @@ static int copy_folio_contents(struct testdev *device, struct folio *to,
 }
 
 /*
- * Find a new folio of @order for what begins at slot @i, and copy the contents of
- * @from. The entry of the old one is @src.
+ * Allocate a folio of @order for the unit that begins at slot @i, and copy @from to
+ * it. @src is the src entry of the old folio.
  */
 static u8 move_folio(struct move *move, struct batch *batch, unsigned long i,
 		     unsigned long src, struct page *from, unsigned int order)
@@ -1182,8 +1192,9 @@ static u8 move_folio(struct move *move, struct batch *batch, unsigned long i,
 	}
 
 	/*
-	 * A hole gets the access that the vma allows, see migrate_vma_pages(), but
-	 * for a zero page that userfaultfd write-protects: the device has to ask.
+	 * A filled hole is writable if the vma is, see migrate_vma_pages(). In a vma
+	 * with userfaultfd-wp the zero page may be write-protected, so make the
+	 * device fault for a write.
 	 */
 	if (!from)
 		writable = (move->vma->vm_flags & VM_WRITE) &&
@@ -1195,8 +1206,8 @@ static u8 move_folio(struct move *move, struct batch *batch, unsigned long i,
 }
 
 /*
- * Is there room for a hole of @order at slot @i? Where userfaultfd is at work a fault would
- * use small pages, and migrate_vma_pages() refuses others.
+ * Whether a hole of @order fits at slot @i. With userfaultfd a fault would use small
+ * pages, and migrate_vma_pages() refuses large folios.
  */
 static bool hole_is_large(struct move *move, struct batch *batch,
 			  unsigned long i, unsigned int order)
@@ -1213,7 +1224,7 @@ static bool hole_is_large(struct move *move, struct batch *batch,
 	return true;
 }
 
-/* The order of what slot @i stands for: a folio, or a hole. */
+/* The order of the unit at slot @i: a folio, or a hole. */
 static unsigned int unit_order(struct move *move, struct batch *batch,
 			       unsigned long i)
 {
@@ -1226,7 +1237,7 @@ static unsigned int unit_order(struct move *move, struct batch *batch,
 	return 0;
 }
 
-/* The next smaller order: there are no anonymous folios of order 1. */
+/* The next smaller order. Anonymous folios cannot be order-1. */
 static unsigned int smaller_order(struct move *move, unsigned int order)
 {
 	if (!(move->select & MIGRATE_VMA_SELECT_LARGE) || order <= 2)
@@ -1235,8 +1246,9 @@ static unsigned int smaller_order(struct move *move, unsigned int order)
 }
 
 /*
- * As there is no memory for a unit whole: the same for its parts. They do not get
- * larger on the way, for which the unit would have to be split unevenly.
+ * A unit for which no whole folio could be allocated: allocate folios for its parts.
+ * Parts only get smaller on the way; a larger one would need an uneven split of the
+ * unit.
  */
 static void move_unit_in_parts(struct move *move, struct batch *batch,
 			       unsigned long first, unsigned int order)
@@ -1258,7 +1270,7 @@ static void move_unit_in_parts(struct move *move, struct batch *batch,
 	}
 }
 
-/* Find memory for what slot @i stands for. */
+/* Allocate memory for the unit at slot @i, and copy to it. */
 static void move_unit(struct move *move, struct batch *batch, unsigned long i,
 		      unsigned int order)
 {
@@ -1291,19 +1303,22 @@ static void move_pages_contents(struct move *move, struct batch *batch)
 	}
 }
 
-/* How many slots does what migrate_vma_pages() has made of slot @i have? */
+/* Number of slots of the unit that migrate_vma_pages() has left at slot @i. */
 static unsigned long settled_pages(struct batch *batch, unsigned long i)
 {
 	struct page *page = migrate_pfn_to_page(batch->src[i]);
 
 	if (batch->src[i] & MIGRATE_PFN_COMPOUND && page)
 		return folio_nr_pages(page_folio(page));
-	/* Of a hole, what fills it says how large it is. */
+	/* A hole is as large as the folio that fills it. */
 	page = page ? NULL : migrate_pfn_to_page(batch->dst[i]);
 	return page ? folio_nr_pages(page_folio(page)) : 1;
 }
 
-/* After migrate_vma_pages(), which takes MIGRATE away from what it refuses. */
+/*
+ * After migrate_vma_pages(), which clears MIGRATE_PFN_MIGRATE for pages that it
+ * refuses.
+ */
 static void move_settle(struct move *move, struct batch *batch,
 			struct counts *counts)
 {
@@ -1319,14 +1334,17 @@ static void move_settle(struct move *move, struct batch *batch,
 		if (*fate >= TEST_HMM_MIGRATE_MOVED &&
 		    !(src & MIGRATE_PFN_MIGRATE))
 			*fate = TEST_HMM_MIGRATE_REFUSED;
-		/* Without a vma that is a page of the device that nobody uses. */
+		/*
+		 * In an eviction, unselected slots are unused pages of the device: do not
+		 * count them.
+		 */
 		if (!move->vma && *fate == TEST_HMM_MIGRATE_NOT_SELECTED)
 			continue;
 		counts->pages[*fate]++;
 	}
 }
 
-/* Where it comes from. */
+/* The kind of memory to migrate from: system memory, or the device's own. */
 static unsigned long device_select(struct testdev *device, bool system)
 {
 	if (system)
@@ -1336,7 +1354,7 @@ static unsigned long device_select(struct testdev *device, bool system)
 	return MIGRATE_VMA_SELECT_DEVICE_COHERENT;
 }
 
-/* Which folios are taken whole. */
+/* The kinds of large folios that migrate whole. */
 static unsigned long range_select(const struct test_hmm_migrate_range *range)
 {
 	if (range->flags & TEST_HMM_MIGRATE_LARGE)
@@ -1344,7 +1362,7 @@ static unsigned long range_select(const struct test_hmm_migrate_range *range)
 	return range->flags & TEST_HMM_MIGRATE_HUGE ? MIGRATE_VMA_SELECT_COMPOUND : 0;
 }
 
-/* One trip through the stages, with the mmap_lock held for reading. */
+/* One trip through the stages. Called with mmap_lock held for reading. */
 static int move_stages(struct move *move, struct batch *batch,
 		       struct flight *flight, struct counts *counts)
 {
@@ -1364,7 +1382,10 @@ static int move_stages(struct move *move, struct batch *batch,
 
 	if (flight)
 		WRITE_ONCE(flight->migrate.unmapping, true);
-	/* The range lies in the vma: what is invalid can only be the vma's kind. */
+	/*
+	 * The range lies within the vma, so setup fails only if vmas of this kind
+	 * cannot migrate.
+	 */
 	if (migrate_vma_setup(&args))
 		return -EOPNOTSUPP;
 	if (flight)
@@ -1388,8 +1409,8 @@ static int move_stages(struct move *move, struct batch *batch,
 }
 
 /*
- * Move what lies in the first vma of [addr, end). Returns the address behind it
- * through @next.
+ * Move the part of [addr, end) that lies in the first vma. Returns the end of that
+ * part through @next.
  */
 static int client_move_vma(struct client *client, unsigned long addr,
 			   unsigned long end, struct move *move,
@@ -1416,8 +1437,8 @@ static int client_move_vma(struct client *client, unsigned long addr,
 }
 
 /*
- * Move the next chunk of [addr, end). Chunks end at multiples of their size, so
- * that the default one cuts no huge page in two, and where a vma ends.
+ * Move the next chunk of [addr, end). A chunk ends at a multiple of its size, so that
+ * the default size cuts no huge page in two, or at the end of a vma.
  */
 static int client_move_chunk(struct client *client, unsigned long addr,
 			     unsigned long end, unsigned long chunk,
@@ -1427,7 +1448,7 @@ static int client_move_chunk(struct client *client, unsigned long addr,
 	struct flight flight;
 	int ret;
 
-	/* Nothing is mapped there, and the end of the chunk may not exist. */
+	/* Behind task_size nothing is mapped, and the end of the chunk could overflow. */
 	if (addr >= client->mm->task_size)
 		return -EFAULT;
 
@@ -1475,25 +1496,25 @@ static int client_move(struct client *client,
 /* The same by hmm_migrate_range() */
 
 /**
- * struct call - a call of hmm_migrate_range() or its sisters
+ * struct call - one call of hmm_migrate_range() or its sisters
  * @device: the device
- * @client: whose call it is; NULL for a fault or an eviction
- * @node: in client->calls
- * @work: what is asked of it, and for one that a workqueue does
- * @track: what others change meanwhile
+ * @client: the client that calls; NULL for a fault or an eviction
+ * @node: entry in client->calls
+ * @work: the request, with a work item for a call that a workqueue runs
+ * @track: tracks invalidations by others
  * @make_room: evict what is on the device
- * @reserved: between reserve and unreserve
- * @pages_reserved: how many pages were reserved in all
- * @mapped: how many chunks have mapped the memory of peers
- * @nid: the node to move to
- * @task: who has begun it
+ * @reserved: true between reserve and unreserve
+ * @pages_reserved: number of pages reserved so far
+ * @mapped: number of chunks that have mapped the memory of peers
+ * @nid: the node to migrate to
+ * @task: the thread that has begun the call
  * @way: TEST_HMM_MIGRATE_BY_*
- * @lock: how mmap_lock was held when it began
- * @copying: how many chunks the engine has
- * @in_flight: at most
- * @engine: what copies, or NULL
+ * @lock: how mmap_lock was held when the call began
+ * @copying: number of chunks that the engine is copying
+ * @in_flight: the maximum of @copying
+ * @engine: the engine that copies, or NULL for the CPU
  * @peers: the other devices
- * @ops: its ops, of which it can have fewer than others
+ * @ops: the ops of this call, which may leave out some of the common ones
  */
 struct call {
 	struct testdev *device;
@@ -1516,7 +1537,7 @@ struct call {
 	struct hmm_migrate_ops ops;
 };
 
-/* Where a call moves the memory. */
+/* The destination of a call. */
 enum direction {
 	TO_DEVICE,
 	TO_SYSTEM,
@@ -1537,7 +1558,7 @@ static struct call *chunk_call(const struct hmm_migrate_chunk *chunk)
 	return migrate_call(chunk->migrate);
 }
 
-/* What others than the call hold for a moment may be seen, too. */
+/* How mmap_lock is held. This may see other holders than the call, too. */
 static unsigned int mm_lock_held(struct mm_struct *mm)
 {
 	if (!mmap_read_trylock(mm))
@@ -1549,7 +1570,7 @@ static unsigned int mm_lock_held(struct mm_struct *mm)
 	return TEST_HMM_MIGRATE_BY_CALLER;
 }
 
-/* Nothing is locked: this is the time to wait for others. */
+/* No locks are held yet, so this callback may wait for other tasks. */
 static int call_begin(struct hmm_migrate *migrate)
 {
 	struct call *call = migrate_call(migrate);
@@ -1564,8 +1585,8 @@ static int call_begin(struct hmm_migrate *migrate)
 }
 
 /*
- * And to evict others' memory, or what this call has moved there before. What there is room
- * for is reserved.
+ * This callback may also evict memory of other owners, or memory that this call has
+ * moved to the device before. Reserve as many pages as fit.
  */
 static int call_make_room(struct call *call, struct hmm_migrate_need *need)
 {
@@ -1607,7 +1628,7 @@ static void call_unreserve(struct hmm_migrate *migrate)
 	migrate_call(migrate)->reserved = false;
 }
 
-/* The special allocator. */
+/* A folio of device memory, from the pages that call_reserve() has reserved. */
 static struct folio *call_alloc_device(const struct hmm_migrate_chunk *chunk,
 				       unsigned long addr, unsigned int order)
 {
@@ -1655,7 +1676,7 @@ static int call_copy(struct hmm_migrate_chunk *chunk)
 	return ret;
 }
 
-/* Has the chunk memory of another device? */
+/* Whether the chunk contains memory of another device. */
 static bool call_has_peers(const struct hmm_migrate_chunk *chunk)
 {
 	struct testdev *device;
@@ -1671,7 +1692,10 @@ static bool call_has_peers(const struct hmm_migrate_chunk *chunk)
 	return false;
 }
 
-/* The memory of all devices is one to us; but there are machines where it is not. */
+/*
+ * All devices are RAM here, so there is nothing to map. On real machines a mapping
+ * can fail, which is injected here.
+ */
 static int call_map(struct hmm_migrate_chunk *chunk)
 {
 	struct call *call = chunk_call(chunk);
@@ -1688,14 +1712,14 @@ static void call_unmap(struct hmm_migrate_chunk *chunk)
 	chunk_call(chunk)->mapped--;
 }
 
-/* What is on the device already stays where it is. */
+/* Pages that are already on the device stay where they are. */
 static bool call_wants_peers(const struct hmm_migrate_chunk *chunk, unsigned long addr,
 			     struct folio *src)
 {
 	return pfn_to_testdev(folio_pfn(src)) != chunk_call(chunk)->device;
 }
 
-/* What has just arrived stays for a while. */
+/* Folios that have just arrived stay on the device for a while. */
 static bool call_wants_old(const struct hmm_migrate_chunk *chunk, unsigned long addr,
 			   struct folio *src)
 {
@@ -1752,7 +1776,7 @@ static const struct hmm_migrate_ops call_to_system_ops = {
 	.copy = call_copy,
 };
 
-/* Where @page's private memory is: our engine copies from there to there. */
+/* The address of @page's private memory, which our engine can copy from and to. */
 static u64 call_address(const struct hmm_migrate_chunk *chunk, struct page *page)
 {
 	return (uintptr_t)map_contents(page);
@@ -1764,7 +1788,10 @@ static struct folio *call_alloc_node(const struct hmm_migrate_chunk *chunk,
 	return hmm_migrate_alloc_node(chunk, addr, order, chunk_call(chunk)->nid);
 }
 
-/* Private memory has the node of the device, but is not memory of the node. */
+/*
+ * Private memory reports the device's node, but is not memory of that node, so it
+ * moves.
+ */
 static bool call_wants_node(const struct hmm_migrate_chunk *chunk, unsigned long addr,
 			    struct folio *src)
 {
@@ -1778,11 +1805,11 @@ static const struct hmm_migrate_ops call_to_node_ops = {
 	.copy = hmm_migrate_copy,
 };
 
-/* The same by the engine. */
+/* The ops with copies by an engine */
 
 /*
- * A driver may forget its address op, if it has memory that needs none. For user space
- * EINVAL is what is wrong with its argument.
+ * A driver may leave out its address op if it has no memory that needs one. Do not
+ * pass on EINVAL: to user space it means an invalid argument.
  */
 static int engine_copy(struct hmm_migrate_chunk *chunk)
 {
@@ -1831,7 +1858,7 @@ static const struct hmm_migrate_ops engine_to_node_ops = {
 	.alloc = call_alloc_node,
 };
 
-/* In the order of enum direction. */
+/* Indexed by engine or CPU, and by enum direction. */
 static const struct hmm_migrate_ops *call_ops[2][NR_DIRECTIONS] = {
 	{ &call_to_device_ops, &call_to_system_ops, &call_to_node_ops },
 	{ &engine_to_device_ops, &engine_to_system_ops, &engine_to_node_ops },
@@ -1853,7 +1880,7 @@ static struct dma_chan *engine_request(unsigned int kind)
 	return dma_request_channel(mask, is_engine, name);
 }
 
-/* Its channel is ours until the module goes away; all calls copy by it. */
+/* The channel is kept until the module is unloaded; all calls copy by it. */
 static struct hmm_migrate_dma *engine_get(unsigned int kind)
 {
 	struct engine *engine = &engines[kind];
@@ -1874,7 +1901,7 @@ static struct hmm_migrate_dma *engine_get(unsigned int kind)
 	return engine->dma;
 }
 
-/* The tests see to it that an engine that has failed is well again. */
+/* Retry failed engines. The tests make sure that such an engine works again. */
 static void engines_reset(void)
 {
 	unsigned int kind;
@@ -1890,7 +1917,7 @@ static void engines_put(void)
 	unsigned int kind;
 
 	for (kind = 0; kind < TEST_HMM_MIGRATE_NR_ENGINES; kind++) {
-		/* Then nothing calls back any more, not even what was lost. */
+		/* After that no callback runs any more, not even for lost descriptors. */
 		if (engines[kind].chan)
 			dma_release_channel(engines[kind].chan);
 		if (engines[kind].dma)
@@ -1943,8 +1970,8 @@ static void call_count(const struct hmm_migrate *migrate, struct counts *counts)
 }
 
 /*
- * Most drivers will want ordinary memory by the vma's policy, and need no op for that;
- * we have one so that it can be made to fail.
+ * Most drivers allocate ordinary memory by the vma's policy, and need no op for that.
+ * This driver has the op in order to inject failures.
  */
 static void call_default_alloc(struct call *call, enum direction direction)
 {
@@ -1967,7 +1994,10 @@ static unsigned long call_select(const struct call *call,
 	return select | device_select(call->device, direction != TO_SYSTEM && !relocate);
 }
 
-/* All other devices are peers, and there is a way to them mostly. */
+/*
+ * All other devices are peers, and their memory is accessible unless a failure is
+ * injected.
+ */
 static void call_add_peers(struct call *call)
 {
 	struct hmm_migrate *migrate = &call->work.migrate;
@@ -2010,7 +2040,7 @@ static void call_init(struct call *call, struct client *client,
 		call_add_peers(call);
 }
 
-/* The caller may hold mmap_lock, for reading or for writing. */
+/* Run the call like a caller that holds mmap_lock, for reading or for writing. */
 static int call_run_locked(struct call *call, bool write)
 {
 	struct hmm_migrate *migrate = &call->work.migrate;
@@ -2126,7 +2156,7 @@ static bool range_node_is_valid(const struct test_hmm_migrate_range *range,
 	return range->node < MAX_NUMNODES && node_state(range->node, N_MEMORY);
 }
 
-/* What only hmm_migrate_range() can do. */
+/* True unless the request needs features that only hmm_migrate_range() has. */
 static bool range_is_bare(const struct test_hmm_migrate_range *range)
 {
 	return !(range->flags & (RANGE_FLAGS | TEST_HMM_MIGRATE_MAKE_ROOM |
@@ -2242,12 +2272,12 @@ static vm_fault_t fate_to_fault(u8 fate)
 	case TEST_HMM_MIGRATE_COPY_FAILED:
 		return VM_FAULT_SIGBUS;
 	default:
-		/* Moved, or somebody else holds it: the CPU tries again. */
+		/* Moved, or another task holds it: the CPU retries the access. */
 		return 0;
 	}
 }
 
-/* Bring back @npages pages at @start, for the fault that @vmf is. */
+/* Migrate @npages pages at @start back for the CPU fault @vmf. */
 static vm_fault_t fault_move(struct vm_fault *vmf, struct batch *batch,
 			     unsigned long start, unsigned long npages)
 {
@@ -2284,7 +2314,7 @@ static vm_fault_t fault_move_page(struct vm_fault *vmf)
 	return fault_move(vmf, &batch, PAGE_ALIGN_DOWN(vmf->address), 1);
 }
 
-/* All of the folio that this vma may map. */
+/* Migrate back all pages of the folio that this vma may map. */
 static vm_fault_t fault_move_folio(struct vm_fault *vmf, struct folio *folio)
 {
 	unsigned long addr = PAGE_ALIGN_DOWN(vmf->address);
@@ -2303,7 +2333,10 @@ static vm_fault_t fault_move_folio(struct vm_fault *vmf, struct folio *folio)
 	return ret;
 }
 
-/* What is brought back to system memory, whoever's it is: no process waits for a commit. */
+/*
+ * Initialize a call that migrates back to system memory, whichever process owns the
+ * memory. No client needs a commit, so the begin op is left out.
+ */
 static void call_init_back(struct call *call, struct testdev *device, unsigned long select,
 			   struct hmm_migrate_dma *engine)
 {
@@ -2320,7 +2353,7 @@ static void call_init_back(struct call *call, struct testdev *device, unsigned l
 	};
 }
 
-/* The same by hmm_migrate_fault(). */
+/* Handle the fault by hmm_migrate_fault(). */
 static vm_fault_t fault_call(struct vm_fault *vmf, bool whole)
 {
 	struct testdev *device = page_to_testdev(vmf->page);
@@ -2340,7 +2373,7 @@ static vm_fault_t fault_call(struct vm_fault *vmf, bool whole)
 	return ret;
 }
 
-/* The CPU touched private memory. */
+/* The CPU touched private memory: migrate it back. */
 static vm_fault_t testdev_migrate_to_ram(struct vm_fault *vmf)
 {
 	struct testdev *device = page_to_testdev(vmf->page);
@@ -2365,7 +2398,7 @@ static const struct dev_pagemap_ops testdev_pgmap_ops = {
 
 #define SCATTERED_PAGES	16
 
-/* First every second group of pages, then the others. */
+/* List every second group of pages first, then the groups in between. */
 static void scatter_pfns(unsigned long *pfns, unsigned long pfn, unsigned long npages)
 {
 	unsigned long i, odd;
@@ -2409,7 +2442,7 @@ static void testdev_evict_pfns(struct testdev *device, unsigned long pfn,
 	counts_lap(counts, TEST_HMM_MIGRATE_TIME_FINALIZE, &then);
 }
 
-/* By the three calls: all that can be moved. */
+/* Evict all pages that can move, by the three calls. */
 static void testdev_evict_bare(struct testdev *device, unsigned int flags,
 			       struct counts *counts)
 {
@@ -2441,7 +2474,10 @@ static int call_evict_scattered(struct call *call)
 	return ret;
 }
 
-/* Move all that can be moved; if the device goes away, nothing ends that. */
+/*
+ * Evict all pages that can move. If the device goes away, the eviction is not
+ * killable.
+ */
 static int testdev_evict(struct testdev *device, unsigned int flags, bool goes_away,
 			 struct counts *counts)
 {
@@ -2498,14 +2534,14 @@ static long client_evict(struct client *client, void *argument)
 }
 
 /*
- * The device goes away. A page that somebody has locked or pinned for the
- * moment is waited for: its contents exist nowhere else.
+ * The device goes away. Wait for pages that other tasks have locked or pinned: their
+ * contents exist nowhere else.
  */
 static void testdev_evict_all(struct testdev *device)
 {
 	unsigned long remaining, rounds = 0;
 
-	/* Nobody is left who could stop a failure that was asked for. */
+	/* Disarm injected failures: no open file is left that could do so. */
 	spin_lock(&device->inject_lock);
 	memset(device->inject, 0, sizeof(device->inject));
 	spin_unlock(&device->inject_lock);
@@ -2525,7 +2561,7 @@ static void testdev_evict_all(struct testdev *device)
 	} while (true);
 }
 
-/* What is known of a device */
+/* Information about a device */
 
 static long client_info(struct client *client, void *argument)
 {
@@ -2635,7 +2671,7 @@ static long client_fault_order(struct client *client, void *argument)
 	return 0;
 }
 
-/* Folio locks in the way of a migration */
+/* Hold folio locks, to block migrations */
 
 static void hold_wait(struct testdev *device, struct test_hmm_migrate_hold *hold)
 {
@@ -2644,7 +2680,10 @@ static void hold_wait(struct testdev *device, struct test_hmm_migrate_hold *hold
 	atomic_long_sub(hold->pages, &device->held);
 }
 
-/* Let go of those that somebody else has locked; returns how many are left. */
+/*
+ * Lock the folios of @pages, and drop those that are already locked. Returns how many
+ * are held.
+ */
 static unsigned long hold_lock(struct page **pages, long npages)
 {
 	unsigned long held = 0;
@@ -2679,7 +2718,10 @@ static long hold_locks(struct client *client, struct test_hmm_migrate_hold *hold
 	if (locked)
 		mmap_read_unlock(mm);
 	if (npages >= 0 && npages < max) {
-		/* A part of the range is not there to be held. */
+		/*
+		 * A part of the range has no pages: the range is held as a whole or not
+		 * at all.
+		 */
 		for (i = 0; i < npages; i++)
 			put_page(pages[i]);
 		npages = fatal_signal_pending(current) ? -EINTR : -EFAULT;
@@ -2695,7 +2737,7 @@ static long hold_locks(struct client *client, struct test_hmm_migrate_hold *hold
 	return npages < 0 ? npages : 0;
 }
 
-/* The first two stages of a migration, and the last. */
+/* Run the first two stages of a migration, hold the pages, and finalize. */
 static long hold_stages(struct client *client, struct batch *batch,
 			struct test_hmm_migrate_hold *hold)
 {
@@ -2743,7 +2785,7 @@ static long hold_migration(struct client *client,
 
 /*
  * make_device_exclusive_range() returns the pages locked. The device does not enter
- * them, so its next access takes them back.
+ * them into its page table, so its next access faults and restores the entries.
  */
 static long hold_taken(struct client *client, struct test_hmm_migrate_hold *hold)
 {
@@ -2810,9 +2852,12 @@ static long client_hold(struct client *client, void *argument)
 	return ret;
 }
 
-/* Access that the CPU has no part in */
+/* Device-exclusive access */
 
-/* Like an access of the CPU, which takes back what a device has. */
+/*
+ * Fault like a CPU write, which brings back device memory and removes exclusive
+ * entries.
+ */
 static int take_fault(struct client *client, unsigned long addr)
 {
 	struct mm_struct *mm = client->mm;
@@ -2825,7 +2870,7 @@ static int take_fault(struct client *client, unsigned long addr)
 	return ret;
 }
 
-/* Enter what is taken, unless somebody has changed the range since. */
+/* Enter a page that was made exclusive, unless the range was invalidated meanwhile. */
 static int take_enter(struct client *client, unsigned long addr,
 		      struct page *page, unsigned long seq)
 {
@@ -2840,13 +2885,14 @@ static int take_enter(struct client *client, unsigned long addr,
 }
 
 /*
- * Take the page at @addr. Returns how many bytes that settles: as many as its folio
- * has, as the first page of a large folio stands for all of it, and who asks for
- * another one gives the CPU that one back. 0 if there is to be another try: a fault
- * in make_device_exclusive_range() is a change like others', so it comes before.
+ * Get exclusive access to the page at @addr. Returns the number of bytes that are
+ * done with: for a large folio all of it, because the first page represents the
+ * folio, and a request for another page of it would undo the first one. Returns 0 to
+ * retry. The fault comes before the notifier sequence is read: a fault in
+ * make_device_exclusive_range() would count as an invalidation.
  *
- * The page is locked until it is entered: a CPU that touches it waits for the lock,
- * and only then announces to client_invalidate() that it takes it back.
+ * The page stays locked until it is entered: a CPU that touches it waits for the
+ * lock, and only then calls client_invalidate().
  */
 static long take_page(struct client *client, unsigned long addr,
 		      struct test_hmm_migrate_take *take)
@@ -2943,7 +2989,7 @@ union argument {
 #define COMMAND(_number, _type, _run) \
 	{ .number = _number, .size = sizeof(struct _type), .run = _run }
 
-/* The first version of each structure is the current one, so far. */
+/* So far each structure has only one version. */
 static const struct command {
 	unsigned int number;
 	size_t size;
@@ -2982,13 +3028,13 @@ static long run_command(struct client *client, const struct command *command,
 		return -EFAULT;
 	if (size < command->size)
 		return -EINVAL;
-	/* Do not let a wrong size make us look for zeros in all of memory. */
+	/* Bound the size, because the kernel checks that the tail is zero. */
 	if (size > PAGE_SIZE)
 		return -E2BIG;
 	ret = copy_struct_from_user(&argument, command->size, user, size);
 	if (ret)
 		return ret;
-	/* It may have changed since it was read. */
+	/* User space may have changed it since it was read. */
 	argument.info.size = size;
 
 	ret = command->run(client, &argument);
@@ -3041,8 +3087,8 @@ static int client_open(struct inode *inode, struct file *file)
 }
 
 /*
- * What the process has on the device stays there, and stays its own: the CPU
- * finds it without this file.
+ * The process's device memory stays on the device, and still belongs to the process:
+ * CPU faults find it without this file.
  */
 static int client_release(struct inode *inode, struct file *file)
 {
@@ -3063,7 +3109,7 @@ static const struct file_operations testdev_fops = {
 	.compat_ioctl = compat_ptr_ioctl,
 };
 
-/* Arrival and departure of devices */
+/* Creation and removal of devices */
 
 static int testdev_create_pool(struct testdev *device)
 {
@@ -3073,7 +3119,10 @@ static int testdev_create_pool(struct testdev *device)
 	if (!device->pool)
 		return -ENOMEM;
 
-	/* The region starts at a multiple of 2 MiB, so alignment in it will do. */
+	/*
+	 * The region starts at a multiple of 2 MiB, so alignment within the pool is
+	 * sufficient.
+	 */
 	gen_pool_set_algo(device->pool, gen_pool_first_fit_order_align, NULL);
 	return gen_pool_add(device->pool, range->start, range_len(range),
 			    NUMA_NO_NODE);
@@ -3087,7 +3136,10 @@ static int testdev_create_vram(struct testdev *device)
 	device->vram = vmalloc(range_len(&device->pgmap.range));
 	if (!device->vram)
 		return -ENOMEM;
-	/* Other people's data: slow to scan, and no references of ours. */
+	/*
+	 * Contents of user memory: slow to scan, and without references to kernel
+	 * objects.
+	 */
 	kmemleak_no_scan(device->vram);
 	return 0;
 }
@@ -3120,7 +3172,7 @@ static void release_region_of(struct resource *region)
 	release_mem_region(region->start, resource_size(region));
 }
 
-/* Only after testdev_evict_all(): memunmap_pages() waits for every reference. */
+/* Call testdev_evict_all() first: memunmap_pages() waits for every reference. */
 static void testdev_destroy(struct testdev *device)
 {
 	memunmap_pages(&device->pgmap);
@@ -3205,7 +3257,7 @@ static int create_private_devices(void)
 	for (i = 0; i < NR_PRIVATE_DEVICES; i++) {
 		struct resource *region;
 
-		/* An address range that nothing answers to. */
+		/* Physical addresses without memory behind them. */
 		region = request_free_mem_region(&iomem_resource, size,
 						 KBUILD_MODNAME);
 		if (IS_ERR(region))
@@ -3218,8 +3270,8 @@ static int create_private_devices(void)
 }
 
 /*
- * The kernel's other HMM test driver uses the same kind of memory without
- * requesting it, so ask the page maps too.
+ * The kernel's other HMM test driver uses this memory without requesting the region,
+ * so check for page maps as well.
  */
 static bool memory_in_use(u64 addr)
 {
@@ -3245,7 +3297,7 @@ static int create_coherent_device(u64 start, u64 size)
 	return testdev_create(TEST_HMM_MIGRATE_COHERENT, region, size);
 }
 
-/* As many devices as fit, until there are two. */
+/* Create as many devices as fit, up to two. */
 static int use_soft_reserved(struct resource *soft_reserved, void *result)
 {
 	u64 start = ALIGN(soft_reserved->start, SZ_2M);
@@ -3261,8 +3313,8 @@ static int use_soft_reserved(struct resource *soft_reserved, void *result)
 }
 
 /*
- * Memory that the firmware has set aside for drivers. If there is none, or
- * somebody else has it, that is no error: there is private memory to test.
+ * Use memory that the firmware has set aside for drivers. It is no error if there is
+ * none or if another driver uses it, because private memory can still be tested.
  */
 static int create_coherent_devices(void)
 {
@@ -3284,7 +3336,7 @@ static void destroy_devices(void)
 	}
 }
 
-/* Only when all of them are there, so that all minors follow one another. */
+/* Register only after all devices exist, so that their minor numbers are consecutive. */
 static int register_devices(void)
 {
 	unsigned int i;
@@ -3325,7 +3377,7 @@ static void __exit test_hmm_migrate_exit(void)
 {
 	unsigned int i;
 
-	/* No file is open, so nothing moves to the devices any more. */
+	/* No file is open, so no more pages can move to the devices. */
 	for (i = 0; i < nr_testdevs; i++)
 		misc_deregister(&testdevs[i]->misc);
 	engines_put();

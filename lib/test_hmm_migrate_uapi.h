@@ -2,21 +2,21 @@
 /*
  * The interface of the range migration test driver, lib/test_hmm_migrate.c.
  *
- * Each device has a node, /dev/hmm_migrate0 and so on. An open file stands for
+ * Each device has a node, /dev/hmm_migrate0 and so on. An open file represents
  * the address space of the process that opened it, also after fork(): every
  * address below, except the pointers to buffers, is an address of that process.
  *
- * Each ioctl takes a structure that starts with its own size in bytes, by the
- * rules of copy_struct_from_user(): a program that was built against an older
- * or a newer version of a structure works as long as it leaves what the kernel
- * does not know zero. Fields marked (out) are ignored on the way in. They are
- * written back whenever the arguments were accepted, also when the call then
- * fails, so that a caller always learns how far it came.
+ * Each ioctl takes a structure that starts with its own size in bytes, and that
+ * follows the rules of copy_struct_from_user(): a program that was built against
+ * an older or a newer version of a structure works as long as all fields that
+ * the kernel does not know are zero. Fields marked (out) are ignored on input.
+ * They are written back whenever the arguments are valid, even if the call then
+ * fails, so that a caller always learns how far the call has come.
  *
  * Errors that any ioctl may return:
  *
- *   EFAULT  the structure cannot be read; or it cannot be written, and what was asked
- *           for has been done
+ *   EFAULT  the structure cannot be read; or it cannot be written back after the
+ *           call has been carried out
  *   EINVAL  the size is smaller than the first version of the structure; a
  *           flag is not known; a reserved field is not zero
  *   E2BIG   the size is larger than the kernel's structure and the rest is
@@ -40,33 +40,33 @@
 
 #define TEST_HMM_MIGRATE_MAX_DEVICES	4
 #define TEST_HMM_MIGRATE_MAX_ORDER	9
-/* A minute. */
+/* One minute */
 #define TEST_HMM_MIGRATE_MAX_USEC	60000000
 #define TEST_HMM_MIGRATE_MAX_DEPTH	8
 
-/* What became of a page of a range. */
+/* The outcome for a page of a range. */
 enum {
-	/* The core did not select it: busy, pinned, large, elsewhere, ... */
+	/* The core did not select the page: busy, pinned, too large, elsewhere, ... */
 	TEST_HMM_MIGRATE_NOT_SELECTED,
-	/* Nothing to move: a hole (or, to the device, a zero page). */
+	/* Nothing to move: a hole, or a zero page on the way to the device. */
 	TEST_HMM_MIGRATE_NO_SOURCE,
-	/* No memory for it at the destination. */
+	/* No memory at the destination. */
 	TEST_HMM_MIGRATE_NO_DESTINATION,
 	/* The copy failed. */
 	TEST_HMM_MIGRATE_COPY_FAILED,
-	/* Copied, and then refused by migrate_vma_pages(); or on its node already. */
+	/* Copied, but then refused by migrate_vma_pages(); or already on the node. */
 	TEST_HMM_MIGRATE_REFUSED,
-	/* It moved. */
+	/* The page moved. */
 	TEST_HMM_MIGRATE_MOVED,
 	/* A hole or a zero page, now filled with a page of zeros. */
 	TEST_HMM_MIGRATE_FILLED,
-	/* Fewer than TEST_HMM_MIGRATE_FATES, which leaves room for more. */
+	/* Fewer than TEST_HMM_MIGRATE_FATES, to leave room for more. */
 	TEST_HMM_MIGRATE_NR_FATES,
 };
 
 #define TEST_HMM_MIGRATE_FATES		16
 
-/* The parts of a migration whose time is taken. */
+/* The parts of a migration that are timed. */
 enum {
 	TEST_HMM_MIGRATE_TIME_SETUP,
 	TEST_HMM_MIGRATE_TIME_COPY,	/* allocate and copy */
@@ -82,14 +82,14 @@ enum {
 };
 
 /**
- * struct test_hmm_migrate_info - what kind of a device is this?
+ * struct test_hmm_migrate_info - properties of the device
  * @size: size of this structure in bytes
  * @flags: must be 0
  * @device: (out) number of the device, as in the name of its node
  * @kind: (out) TEST_HMM_MIGRATE_PRIVATE or TEST_HMM_MIGRATE_COHERENT
  * @pages: (out) device memory, in pages
- * @free: (out) how many of these are free
- * @held: (out) pages that TEST_HMM_MIGRATE_HOLD holds at this moment
+ * @free: (out) number of pages that are free
+ * @held: (out) number of pages that TEST_HMM_MIGRATE_HOLD holds now
  */
 struct test_hmm_migrate_info {
 	__u32 size;
@@ -101,39 +101,46 @@ struct test_hmm_migrate_info {
 	__u64 held;
 };
 
-/* Leave holes and zero pages alone. Not to the system. */
+/* Skip holes and zero pages. Not with TO_SYSTEM. */
 #define TEST_HMM_MIGRATE_SKIP_HOLES	0x1
-/* Take what is as large as a huge page whole: folios, and (to the device) holes. */
+/*
+ * Migrate folios as large as a huge page whole, and (to the device) holes of that
+ * size.
+ */
 #define TEST_HMM_MIGRATE_HUGE		0x2
-/* From the device's own memory to other memory of it. To the device only. */
+/* Migrate from the device to other memory of the same device. Only with TO_DEVICE. */
 #define TEST_HMM_MIGRATE_RELOCATE	0x4
-/* Take folios of every order whole, and what is as large as a huge page. */
+/* Migrate folios of every order whole, and holes as large as a huge page. */
 #define TEST_HMM_MIGRATE_LARGE		0x8
 /*
- * By migrate_vma_setup() and its sisters, a chunk at a time, and not by
- * hmm_migrate_range(). With this, and without, a copy that fails has failed for
- * a folio, or for a chunk. Not to a node.
+ * Use migrate_vma_setup() and its sisters, one chunk at a time, instead of
+ * hmm_migrate_range(). A failed copy fails one folio with this flag, and the whole
+ * chunk without it. Not with TO_NODE.
  */
 #define TEST_HMM_MIGRATE_BARE		0x10
-/* Pass over what is not mapped or cannot migrate at all. Not with BARE. */
+/* Skip parts that are not mapped or cannot migrate at all. Not with BARE. */
 #define TEST_HMM_MIGRATE_SKIP_GAPS	0x20
-/* Stop where there is no memory for a small page: ENOMEM. Not with BARE. */
+/* Stop with ENOMEM where a small page cannot be allocated. Not with BARE. */
 #define TEST_HMM_MIGRATE_STOP_NO_MEMORY	0x40
-/* Stop after a chunk that could not be copied: EIO. Not with BARE. */
+/* Stop with EIO after a chunk that could not be copied. Not with BARE. */
 #define TEST_HMM_MIGRATE_STOP_ON_ERROR	0x80
-/* Copy by the engine of lib/test_hmm_migrate_dma.c: EIO if it is refused. Not with BARE. */
+/*
+ * Copy by an engine of lib/test_hmm_migrate_dma.c; EIO if the engine refuses. Not
+ * with BARE.
+ */
 #define TEST_HMM_MIGRATE_ENGINE		0x100
 /*
- * Where the device has less free than the range has, evict all of it before; of a range that
- * is larger than the device, for each stretch that fits. To the device only. Not with BARE.
+ * If the device has less free memory than the range needs, first evict all of the
+ * device. A range that is larger than the device is handled in stretches that fit.
+ * Only with TO_DEVICE. Not with BARE.
  */
 #define TEST_HMM_MIGRATE_MAKE_ROOM	0x200
-/* What other devices have moves as well. To the device only. Not with BARE. */
+/* Migrate memory of other devices as well. Only with TO_DEVICE. Not with BARE. */
 #define TEST_HMM_MIGRATE_PEERS		0x400
-/* Wait for nothing that others have locked. Not with BARE. */
+/* Do not wait for pages that other tasks have locked. Not with BARE. */
 #define TEST_HMM_MIGRATE_NO_WAIT	0x800
 
-/* Who migrates. */
+/* The context that a migration runs in. */
 enum {
 	TEST_HMM_MIGRATE_BY_CALLER,
 	TEST_HMM_MIGRATE_BY_READER,	/* the caller, with mmap_lock held for reading */
@@ -142,15 +149,15 @@ enum {
 	TEST_HMM_MIGRATE_NR_WAYS,
 };
 
-/* What kinds of engines there are. */
+/* The kinds of engines. */
 enum {
-	/* Has everything. */
+	/* Supports everything. */
 	TEST_HMM_MIGRATE_ENGINE_ORDERED,
-	/* Completes in any order, and cannot terminate. */
+	/* Completes in any order, and does not support terminate. */
 	TEST_HMM_MIGRATE_ENGINE_UNORDERED,
-	/* Calls back without a result, and cannot terminate. */
+	/* Calls back without a result, and does not support terminate. */
 	TEST_HMM_MIGRATE_ENGINE_SILENT,
-	/* Takes short and few descriptors, and does not synchronize. */
+	/* Has few descriptors with a length limit, and does not support synchronize. */
 	TEST_HMM_MIGRATE_ENGINE_NARROW,
 	TEST_HMM_MIGRATE_NR_ENGINES,
 };
@@ -164,8 +171,8 @@ enum {
  * @length: bytes, a multiple of the page size
  * @chunk: bytes for each trip through the stages, a multiple of the page size,
  *	   at most 1 GiB; 0 means 2 MiB, or a huge page if that is larger. A
- *	   chunk ends at an address that is a multiple of this, or where the vma
- *	   ends.
+ *	   chunk ends at an address that is a multiple of this, or at the end of
+ *	   a vma.
  * @hole_order: to the device or a node with TEST_HMM_MIGRATE_LARGE: the order of the
  *	   folios that fill holes, where the range has room for one; 0 means small pages,
  *	   and huge ones where a page fault would put them
@@ -173,41 +180,41 @@ enum {
  *	must be 0
  * @engine: with TEST_HMM_MIGRATE_ENGINE: TEST_HMM_MIGRATE_ENGINE_*; otherwise must be 0
  * @way: TEST_HMM_MIGRATE_BY_*
- * @depth: how many chunks are in flight, TEST_HMM_MIGRATE_MAX_DEPTH at most; 0 for two
+ * @depth: maximum number of chunks in flight, up to TEST_HMM_MIGRATE_MAX_DEPTH; 0 for two
  * @reserved: must be 0
- * @usec: after so many microseconds, TEST_HMM_MIGRATE_MAX_USEC at most, no chunk is
- *	begun; 0 for no limit
- * @pages: (out) number of pages by what became of them; with @skipped, the sum is
+ * @usec: time limit in microseconds, up to TEST_HMM_MIGRATE_MAX_USEC; no chunk is
+ *	started after that; 0 for no limit
+ * @pages: (out) number of pages by outcome; with @skipped, the sum is
  *	   all pages from @addr to @done
- * @time: (out) nanoseconds by part
- * @done: (out) up to which address it came
+ * @time: (out) nanoseconds by part of the migration
+ * @done: (out) the address up to which the range is done
  * @skipped: (out) pages that are not mapped or cannot migrate at all; without
- *	   TEST_HMM_MIGRATE_SKIP_GAPS, only what was locked and then went away
+ *	   TEST_HMM_MIGRATE_SKIP_GAPS, only pages that were locked and then unmapped
  * @lost: (out) pages that an engine may still write to
  * @pages_reserved: (out) pages that were reserved
- * @in_flight: (out) how many chunks an engine had at once, at most
- * @task: (out) the thread that has done it; not with TEST_HMM_MIGRATE_BARE
- * @lock: (out) for a @way that holds mmap_lock, how it was held when that began:
+ * @in_flight: (out) maximum number of chunks that an engine had at once
+ * @task: (out) the thread that ran the migration; not with TEST_HMM_MIGRATE_BARE
+ * @lock: (out) for a @way that holds mmap_lock, how it was held when the call began:
  *	TEST_HMM_MIGRATE_BY_READER or TEST_HMM_MIGRATE_BY_WRITER
  *
  * Pages that cannot move stay where they were and are counted; that alone is
- * no error. Where there is no memory for a large folio, smaller ones are taken,
- * with TEST_HMM_MIGRATE_LARGE of every order but 1, else small pages.
+ * no error. If a large folio cannot be allocated, smaller ones are used: of any
+ * order except 1 with TEST_HMM_MIGRATE_LARGE, otherwise small pages.
  *
  * EINVAL: a @chunk that is too large, or misaligned; a @hole_order that does not
  * exist, or without its flag; flags that do not go together; a @node without memory; an
  * @engine or a @way that does not exist; a @depth or @usec that is too large; or, with
  * TEST_HMM_MIGRATE_BARE, any of these four.
  * ENODEV: there is no engine.
- * EAGAIN: by hmm_migrate_range_locked(): something is locked, or somebody wants mmap_lock.
- * ECANCELED: by TEST_HMM_MIGRATE_CANCEL.
- * ETIME: after @usec.
- * EIO: by TEST_HMM_MIGRATE_INJECT, of TEST_HMM_MIGRATE_FAIL_BEGIN.
+ * EAGAIN: hmm_migrate_range_locked() met a locked page, or a task that waits for mmap_lock.
+ * ECANCELED: stopped by TEST_HMM_MIGRATE_CANCEL.
+ * ETIME: @usec have passed.
+ * EIO: injected by TEST_HMM_MIGRATE_INJECT with TEST_HMM_MIGRATE_FAIL_BEGIN.
  * EOPNOTSUPP: the range has a vma that cannot migrate at all, hugetlbfs or
  * device memory for example.
  *
- * Where a part of the range is the reason of an error, what lies before it has been
- * dealt with.
+ * If a part of the range is the cause of an error, everything before that part has
+ * been dealt with.
  */
 struct test_hmm_migrate_range {
 	__u32 size;
@@ -243,8 +250,8 @@ struct test_hmm_migrate_range {
  * @done: (out) bytes that were read or written
  * @faults: (out) number of faults of the device
  *
- * EFAULT: a part of the range is not readable for the process.
- * EPERM: a part of the range must not be written.
+ * EFAULT: the process cannot read a part of the range.
+ * EPERM: the process cannot write a part of the range.
  * EBUSY: the page tables changed all the time for ten seconds.
  */
 struct test_hmm_migrate_access {
@@ -257,7 +264,7 @@ struct test_hmm_migrate_access {
 	__u64 faults;
 };
 
-/* Where a page is. */
+/* The place of a page. */
 enum {
 	TEST_HMM_MIGRATE_NONE,		/* nothing there yet */
 	TEST_HMM_MIGRATE_ZERO,		/* the zero page, of any size */
@@ -267,7 +274,7 @@ enum {
 	TEST_HMM_MIGRATE_SWAPPED,
 	TEST_HMM_MIGRATE_MIGRATING,	/* a migration entry, on its way */
 	TEST_HMM_MIGRATE_INVALID,	/* no vma, not readable, or not ordinary memory */
-	TEST_HMM_MIGRATE_EXCLUSIVE,	/* a device's to access alone */
+	TEST_HMM_MIGRATE_EXCLUSIVE,	/* a device has exclusive access */
 };
 
 #define TEST_HMM_MIGRATE_WRITABLE	0x1
@@ -278,7 +285,7 @@ enum {
  * @flags: TEST_HMM_MIGRATE_WRITABLE if the entry is writable
  * @map_order: order of the mapping as hmm_range_fault() reports it
  * @folio_order: order of the folio that the page belongs to
- * @folio_index: which page of that folio it is
+ * @folio_index: index of the page in that folio
  */
 struct test_hmm_migrate_page {
 	__u8 where;
@@ -289,17 +296,17 @@ struct test_hmm_migrate_page {
 };
 
 /**
- * struct test_hmm_migrate_snapshot - where is each page of a range?
+ * struct test_hmm_migrate_snapshot - the place of each page of a range
  * @size: size of this structure in bytes
  * @flags: must be 0
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size
  * @buffer: pointer to a struct test_hmm_migrate_page for each page of the range
- * @done: (out) number of pages that were written to @buffer
+ * @done: (out) number of entries written to @buffer
  *
  * Nothing is faulted in. A part of the range that is not mapped is no error
- * here, its pages are TEST_HMM_MIGRATE_INVALID. Mapped pages are seen as of one
- * moment for 512 pages at a time; holes may be filled meanwhile.
+ * here; its pages are TEST_HMM_MIGRATE_INVALID. The snapshot is consistent for
+ * 512 pages at a time, except that holes may be filled meanwhile.
  *
  * EFAULT: the buffer is not accessible, or the range leaves the address space.
  * EBUSY: the page tables changed all the time for ten seconds.
@@ -314,24 +321,24 @@ struct test_hmm_migrate_snapshot {
 };
 
 /*
- * By an array of pfns: groups of 16 pages that are not one after the other. Of
- * folios that are larger each page comes back for itself.
+ * Evict by an array of pfns, in groups of 16 pages that are not consecutive. The
+ * pages of larger folios migrate one by one.
  */
 #define TEST_HMM_MIGRATE_SCATTERED	0x1
-/* By migrate_device_range() and its sisters, and not by hmm_migrate_evict(). */
+/* Use migrate_device_range() and its sisters instead of hmm_migrate_evict(). */
 #define TEST_HMM_MIGRATE_EVICT_BARE	0x2
-/* By the first engine. Not with EVICT_BARE. */
+/* Copy by the first engine. Not with EVICT_BARE. */
 #define TEST_HMM_MIGRATE_EVICT_ENGINE	0x4
 
 /**
- * struct test_hmm_migrate_evict - empty the device, whoever's memory it holds
+ * struct test_hmm_migrate_evict - empty the device of all processes' memory
  * @size: size of this structure in bytes
  * @flags: TEST_HMM_MIGRATE_SCATTERED, ...
- * @pages: (out) number of pages by what became of them
+ * @pages: (out) number of pages by outcome
  * @remaining: (out) pages of the device that are still in use
  * @time: (out) nanoseconds by part
  *
- * By device pfn, no vma is looked at. Pages that are busy or pinned remain, and so
+ * Works by device pfns, without looking at vmas. Busy and pinned pages remain, and so
  * does coherent memory that TEST_HMM_MIGRATE_TAKE has taken; they are not in @pages.
  *
  * EINTR: a fatal signal arrived.
@@ -346,22 +353,22 @@ struct test_hmm_migrate_evict {
 	__u64 time[TEST_HMM_MIGRATE_NR_TIMES];
 };
 
-/* Set the counters to zero after they were read. */
+/* Reset the counters after they are read. */
 #define TEST_HMM_MIGRATE_RESET		0x1
 
 /**
  * struct test_hmm_migrate_statistics - counters of the device
  * @size: size of this structure in bytes
  * @flags: TEST_HMM_MIGRATE_RESET or 0
- * @to_device: (out) pages by what became of them, to the device
- * @to_system: (out) the same for the way back: by ioctl, CPU fault, eviction
- * @time: (out) nanoseconds by part, in all of these
- * @cpu_faults: (out) CPU faults on the device's private memory
- * @device_faults: (out) faults of the device
- * @allocated: (out) device allocations by order
- * @freed: (out) frees of device memory by order
- * @injected: (out) failures injected, by TEST_HMM_MIGRATE_FAIL_*
- * @splits: (out) device folios that were split
+ * @to_device: (out) pages migrated to the device, by outcome
+ * @to_system: (out) the same for the way back, by ioctl, CPU fault or eviction
+ * @time: (out) nanoseconds of all of these, by part of the migration
+ * @cpu_faults: (out) number of CPU faults on the device's private memory
+ * @device_faults: (out) number of faults of the device
+ * @allocated: (out) number of device allocations, by order
+ * @freed: (out) number of frees of device memory, by order
+ * @injected: (out) number of injected failures, by TEST_HMM_MIGRATE_FAIL_*
+ * @splits: (out) number of device folios that were split
  */
 struct test_hmm_migrate_statistics {
 	__u32 size;
@@ -377,20 +384,20 @@ struct test_hmm_migrate_statistics {
 	__u64 splits;
 };
 
-/* What can be made to fail. */
+/* Operations that can be made to fail. */
 enum {
 	TEST_HMM_MIGRATE_FAIL_DEVICE_ALLOC,
 	TEST_HMM_MIGRATE_FAIL_SYSTEM_ALLOC,
 	TEST_HMM_MIGRATE_FAIL_COPY,
-	/* From this chunk on the engine is not told where private memory is. */
+	/* From this chunk on, the engine gets no addresses of private memory. */
 	TEST_HMM_MIGRATE_FAIL_ADDRESS,
-	/* A page cannot be copied; that costs its folio, and not the chunk. */
+	/* A page cannot be copied: its folio stays, but not the rest of the chunk. */
 	TEST_HMM_MIGRATE_FAIL_PAGE,
-	/* There is no way to the memory of other devices, for a chunk. */
+	/* The chunk cannot access the memory of other devices. */
 	TEST_HMM_MIGRATE_FAIL_MAP,
 	TEST_HMM_MIGRATE_FAIL_BEGIN,
 	TEST_HMM_MIGRATE_FAIL_RESERVE,
-	/* Half of what is asked for is there. */
+	/* Only half of the requested memory can be reserved. */
 	TEST_HMM_MIGRATE_FAIL_RESERVE_ALL,
 	TEST_HMM_MIGRATE_NR_FAIL,
 };
@@ -399,13 +406,13 @@ enum {
  * struct test_hmm_migrate_inject - make allocations or copies fail
  * @size: size of this structure in bytes
  * @what: TEST_HMM_MIGRATE_FAIL_*
- * @order: only what is of this order or larger counts, and fails
+ * @order: only attempts of this order or larger count, and fail
  * @reserved: must be 0
- * @nth: the first one to fail, 1 is the next one; 0 stops all failures
- * @times: how many fail from there on, at least 1; must be 0 if @nth is 0
+ * @nth: the first attempt to fail, 1 is the next one; 0 stops all failures
+ * @times: how many attempts fail from then on, at least 1; must be 0 if @nth is 0
  *
- * For the whole device, for CPU faults and evictions too. A new call takes
- * the place of the one before for the same @what.
+ * Applies to the whole device, including CPU faults and evictions. A new call
+ * replaces the previous one for the same @what.
  *
  * EINVAL: no such @what or @order; @nth and @times do not go together.
  */
@@ -418,9 +425,9 @@ struct test_hmm_migrate_inject {
 	__u64 times;
 };
 
-/* Hold them by a migration that comes to nothing, not by their locks alone. */
+/* Hold the pages by a migration that is aborted, instead of only by their locks. */
 #define TEST_HMM_MIGRATE_HOLD_MIGRATION	0x1
-/* Take them, as TEST_HMM_MIGRATE_TAKE does, and hold what is taken. */
+/* Take the pages as TEST_HMM_MIGRATE_TAKE does, and hold those that were taken. */
 #define TEST_HMM_MIGRATE_HOLD_TAKEN	0x2
 
 #define TEST_HMM_MIGRATE_MAX_HOLD_PAGES	512
@@ -431,18 +438,17 @@ struct test_hmm_migrate_inject {
  * @size: size of this structure in bytes
  * @flags: TEST_HMM_MIGRATE_HOLD_MIGRATION, TEST_HMM_MIGRATE_HOLD_TAKEN or 0
  * @addr: first address, page aligned
- * @length: bytes, a multiple of the page size, of TEST_HMM_MIGRATE_MAX_HOLD_PAGES
- *	at most
+ * @length: bytes, a multiple of the page size, at most TEST_HMM_MIGRATE_MAX_HOLD_PAGES
+ *	pages
  * @usec: for how long, TEST_HMM_MIGRATE_MAX_HOLD_TIME microseconds at most
- * @pages: (out) how many pages were held
+ * @pages: (out) number of pages that were held
  *
- * Returns when the time is over. What is locked by somebody else is not held,
- * nor, without TEST_HMM_MIGRATE_HOLD_MIGRATION, coherent memory; what is private or
- * swapped out is faulted in then.
- * With it the range must lie in one vma; of what is not anonymous memory, nothing is
- * held.
+ * Returns when the time is over. Pages that other tasks have locked are not held.
+ * Without TEST_HMM_MIGRATE_HOLD_MIGRATION, private memory and swapped-out pages are
+ * faulted in, and coherent memory is not held. With it, the range must lie in one
+ * vma, and only anonymous memory is held.
  *
- * With TEST_HMM_MIGRATE_HOLD_TAKEN, of a large folio the first page is held.
+ * With TEST_HMM_MIGRATE_HOLD_TAKEN, only the first page of a large folio is held.
  *
  * EINVAL: @length or @usec is too large; both flags are set.
  * EFAULT: also, with TEST_HMM_MIGRATE_HOLD_MIGRATION, if the range has several vmas,
@@ -458,23 +464,23 @@ struct test_hmm_migrate_hold {
 	__u64 pages;
 };
 
-/* By migrate_vma_setup() and its sisters, and not by hmm_migrate_fault(). */
+/* Use migrate_vma_setup() and its sisters instead of hmm_migrate_fault(). */
 #define TEST_HMM_MIGRATE_FAULT_BARE	0x1
-/* By the first engine. Not with FAULT_BARE. */
+/* Copy by the first engine. Not with FAULT_BARE. */
 #define TEST_HMM_MIGRATE_FAULT_ENGINE	0x2
 
 /**
- * struct test_hmm_migrate_fault_order - what a CPU fault brings back
+ * struct test_hmm_migrate_fault_order - how much a CPU fault migrates back
  * @size: size of this structure in bytes
  * @flags: TEST_HMM_MIGRATE_FAULT_BARE, TEST_HMM_MIGRATE_FAULT_ENGINE or 0
- * @order: of a device folio up to this order the whole folio, of a larger one the
- *	   page that was touched alone; TEST_HMM_MIGRATE_MAX_ORDER at first
- * @window_order: what lies in the aligned window of so many pages comes back with it; 0
- *	for the folio alone. Not with TEST_HMM_MIGRATE_FAULT_BARE.
- * @stay_usec: for how long what has arrived stays: it is not taken back with a fault's
- *	window, or evicted by hmm_migrate_evict(), before that
+ * @order: a device folio up to this order comes back whole; of a larger one, only the
+ *	   touched page; TEST_HMM_MIGRATE_MAX_ORDER initially
+ * @window_order: the aligned window of 1 << @window_order pages comes back as well; 0 for
+ *	the folio alone. Not with TEST_HMM_MIGRATE_FAULT_BARE.
+ * @stay_usec: microseconds that a folio stays on the device after its arrival: until then
+ *	neither a fault window nor hmm_migrate_evict() takes it back
  *
- * For the whole device.
+ * Applies to the whole device.
  *
  * EINVAL: no such @order or @window_order; flags that do not go together.
  * ENODEV: there is no engine.
@@ -488,12 +494,12 @@ struct test_hmm_migrate_fault_order {
 };
 
 /**
- * struct test_hmm_migrate_cancel - stop migrations that are under way
+ * struct test_hmm_migrate_cancel - cancel running migrations
  * @size: size of this structure in bytes
  * @flags: must be 0
- * @calls: (out) how many there are, by this open file
+ * @calls: (out) number of calls through this open file that were cancelled
  *
- * They end after the chunks that they have begun.
+ * The calls finish the chunks that they have begun.
  */
 struct test_hmm_migrate_cancel {
 	__u32 size;
@@ -502,18 +508,18 @@ struct test_hmm_migrate_cancel {
 };
 
 /**
- * struct test_hmm_migrate_take - the device wants to access pages alone
+ * struct test_hmm_migrate_take - get exclusive access to pages
  * @size: size of this structure in bytes
  * @flags: must be 0
  * @addr: first address, page aligned
  * @length: bytes, a multiple of the page size
- * @pages: (out) how many pages it got
+ * @pages: (out) number of pages taken
  *
- * By make_device_exclusive_range(), which takes small pages, and the first page of
- * a large folio: with it the whole folio becomes inaccessible to the CPU. Lasts
- * until the CPU touches the page.
+ * By make_device_exclusive_range(), which takes small pages, or the first page of a
+ * large folio; that makes the whole folio inaccessible to the CPU. Lasts until the
+ * CPU touches the page.
  *
- * EFAULT: also if a part of the range must not be written.
+ * EFAULT: also if the process must not write to a part of the range.
  * EOPNOTSUPP: the range has hugetlbfs memory.
  * EBUSY: the page tables changed all the time for ten seconds.
  */
@@ -526,8 +532,8 @@ struct test_hmm_migrate_take {
 };
 
 /*
- * The size travels in the structure, so it is not a part of the number: the
- * number stays when a structure grows.
+ * The structure contains its size, so the size is not a part of the ioctl number: the
+ * number stays the same when a structure grows.
  */
 #define TEST_HMM_MIGRATE_INFO		_IO(0xB9, 0x00)
 #define TEST_HMM_MIGRATE_TO_DEVICE	_IO(0xB9, 0x01)

@@ -40,12 +40,21 @@ if [ -n "$part" ]; then
 	done
 fi
 
+# git takes the cover letter's text from the description of the branch at which
+# the range ends: a part ends at a branch of its own for that.
+branch=series
+if [ -n "$part" ]; then
+	branch=part-$part
+	kgit branch -f "$branch" "${range#*..}" >/dev/null
+	range=${range%..*}..$branch
+fi
+
 # git makes the cover letter out of the branch's description, dates it today
 # and numbers the mails by the clock: the date is told to it, and the numbers
 # are replaced by some that depend on the patches alone. It also folds a long
 # subject, which the b4 of Debian 12 does not read.
 GIT_COMMITTER_DATE=$(kgit log -1 --format=%aI series) \
-git -C "$TREE" -c "branch.series.description=$(<"$cover")" "${FORMAT_PATCH[@]}" \
+git -C "$TREE" -c "branch.$branch.description=$(<"$cover")" "${FORMAT_PATCH[@]}" \
 	--numbered --cover-letter --cover-from-description=subject --thread=shallow \
 	"${addresses[@]}" --stdout "$range" |
 	awk -v id="hmm-migrate.$(patches_hash | cut -c1-12)${part:+.$part}" '

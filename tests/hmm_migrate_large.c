@@ -1312,7 +1312,7 @@ TEST_F_TIMEOUT(whole, locked_for_a_moment, TIMEOUT)
 	unsigned int i;
 
 	for (i = 0; i < 200 && !outlasted; i++) {
-		long again = read_vmstat("migrate_vma_again"), count;
+		long again = read_vmstat("migrate_vma_retried"), count;
 
 		ASSERT_LE(0, again);
 		ASSERT_TRUE(start_holder(&holder, self->fd, 0, self->memory, 1,
@@ -1324,7 +1324,7 @@ TEST_F_TIMEOUT(whole, locked_for_a_moment, TIMEOUT)
 				    TEST_HMM_MIGRATE_THIS_DEVICE :
 				    TEST_HMM_MIGRATE_SYSTEM));
 		outlasted = holder.hold.pages == 1 && count == (long)folio_pages &&
-			    read_vmstat("migrate_vma_again") > again;
+			    read_vmstat("migrate_vma_retried") > again;
 		if (is_bare())
 			outlasted = holder.hold.pages == 1 && !count;
 		ASSERT_LE(0, whole_to_system(self->fd, self->memory, folio_pages));

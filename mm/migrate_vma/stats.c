@@ -56,7 +56,7 @@ void migrate_stats_report(const struct migrate_stats *stats)
 		count_vm_events(MIGRATE_VMA_FILLED, stats->holes);
 	}
 	if (stats->retried)
-		count_vm_events(MIGRATE_VMA_AGAIN, stats->retried);
+		count_vm_events(MIGRATE_VMA_RETRIED, stats->retried);
 	for (reason = 0; reason < NR_MIGRATE_LEFT; reason++) {
 		if (!stats->left[reason])
 			continue;

@@ -7,6 +7,7 @@
  * Environment:
  *   HMM_MIGRATE_TRIPS	how often to repeat the tests that loop (default 1000)
  *   HMM_MIGRATE_MODULE	path of test_hmm_migrate.ko, for the test that unloads it
+ *   HMM_MIGRATE_BARE	if set, migrate by the three calls, not by hmm_migrate_range()
  *
  * Needs root; for all of the tests also gup_test, hugetlbfs, KSM and swap space,
  * which hmm_migrate.sh provides.
@@ -1177,7 +1178,7 @@ TEST_F_TIMEOUT(device, hugetlb_is_refused, TIMEOUT)
 	memory = map_hugetlb();
 	if (memory == MAP_FAILED) {
 		write_number(NR_HUGEPAGES, before);
-		SKIP(return, "no huge page of 2 MiB to be had");
+		SKIP(return, "cannot allocate a huge page of 2 MiB");
 	}
 	fill(memory, TWO_MEG, 7);
 	EXPECT_EQ(-EOPNOTSUPP, to_device(self->fd, memory, 1, &self->range));
@@ -1234,7 +1235,7 @@ TEST_F_TIMEOUT(device, transparent_huge_page, TIMEOUT)
 	fill(memory, size, 8);
 	ASSERT_EQ(0, snapshot(self->fd, memory, npages, pages));
 	if (!pages[0].map_order)
-		SKIP(munmap(area, 2 * size); return, "no huge page to be had");
+		SKIP(munmap(area, 2 * size); return, "cannot allocate a huge page");
 	for (i = 0; i < npages; i++) {
 		ASSERT_EQ(TEST_HMM_MIGRATE_SYSTEM, pages[i].where);
 		ASSERT_EQ(npages, 1UL << pages[i].map_order);
@@ -1272,7 +1273,7 @@ TEST_F_TIMEOUT(device, huge_zero_page, TIMEOUT)
 	ASSERT_NE(MAP_FAILED, (void *)area);
 	ASSERT_EQ(0, memory[0]);
 	if (pages_at(self->fd, memory, npages, TEST_HMM_MIGRATE_NONE))
-		SKIP(munmap(area, 2 * size); return, "no huge zero page to be had");
+		SKIP(munmap(area, 2 * size); return, "no huge zero page");
 	EXPECT_EQ(npages, pages_at(self->fd, memory, npages,
 				   TEST_HMM_MIGRATE_ZERO));
 	ASSERT_EQ(0, to_device(self->fd, memory, npages, &self->range));
@@ -1620,7 +1621,7 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 	struct holder holder;
 
 	for (i = 0; i < 200 && !outlasted; i++) {
-		long again = read_vmstat("migrate_vma_again");
+		long again = read_vmstat("migrate_vma_retried");
 		long left = read_vmstat("migrate_vma_left_locked");
 		bool held, met, all;
 
@@ -1644,7 +1645,7 @@ static void migrate_held(struct __test_metadata *_metadata, int fd,
 		 * of the second chunk, the wait for the first one may have used up the
 		 * time limit.
 		 */
-		met = read_vmstat("migrate_vma_again") > again;
+		met = read_vmstat("migrate_vma_retried") > again;
 		outlasted = held && met && all;
 		if (is_bare()) {
 			EXPECT_LE(PAGES - range.pages[TEST_HMM_MIGRATE_MOVED],
@@ -1720,7 +1721,7 @@ TEST_F_TIMEOUT(device, soft_dirty_survives, TIMEOUT)
 
 /*
  * userfaultfd's write protection must survive the trip to the device and back, also
- * that of a zero page, which becomes a page of its own on the device.
+ * that of a zero page, which becomes a separate page on the device.
  */
 TEST_F_TIMEOUT(device, userfaultfd_write_protect_survives, TIMEOUT)
 {
@@ -2166,7 +2167,7 @@ TEST(unload_with_memory_on_the_device)
 	pid_t pid;
 
 	if (!path)
-		SKIP(return, "HMM_MIGRATE_MODULE does not say where the module is");
+		SKIP(return, "HMM_MIGRATE_MODULE is not set");
 	page_size = sysconf(_SC_PAGESIZE);
 	part = PAGES * page_size;
 	memory = map_pages(TEST_HMM_MIGRATE_MAX_DEVICES * PAGES);

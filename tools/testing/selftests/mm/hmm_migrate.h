@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Shared by hmm_migrate and its sisters: memory with known contents, wrappers for the
+ * Shared by the tests of range migration: memory with known contents, wrappers for the
  * ioctls of lib/test_hmm_migrate.c, the kernel's figures for a process, and threads
  * that migrate.
  */

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * hmm_migrate_range(), through the devices of lib/test_hmm_migrate.c: its behaviour
- * above the stages that hmm_migrate and hmm_migrate_large test. With copies by the
+ * above the stages that hmm_migrate tests. With copies by the
  * CPU, and with slow copies by the engine of lib/test_hmm_migrate_dma.c. Every test
  * that moves data checks every byte of it. Every test ends with all device memory
  * free again.
  *
- * Needs root; for all of the tests also coherent memory, the engine, a second node
- * with memory, and swap space whose I/O takes seconds, which HMM_MIGRATE_SLOW_SWAP
- * names: null_blk with memory_backed=1, irqmode=2 and completion_nsec=, and mkswap.
+ * Needs root; for all of the tests also coherent memory, the engine, and swap space
+ * whose I/O takes seconds, which HMM_MIGRATE_SLOW_SWAP names: null_blk with memory_backed=1, irqmode=2 and completion_nsec=, and mkswap.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
@@ -118,7 +117,7 @@ TEST_F_TIMEOUT(range, chunks_of_any_size, TIMEOUT)
 	}
 }
 
-/* The device may use what the kernel entered for it, without a fault of its own. */
+/* The device may use the entries that the kernel has made, without a device fault. */
 TEST_F_TIMEOUT(range, device_need_not_fault, TIMEOUT)
 {
 	struct test_hmm_migrate_access access;
@@ -625,9 +624,9 @@ TEST_F_TIMEOUT(range, writeback, TIMEOUT)
 	unsigned int i, calls;
 
 	if (!slow_swap)
-		SKIP(return, "HMM_MIGRATE_SLOW_SWAP does not say where slow swap space is");
+		SKIP(return, "HMM_MIGRATE_SLOW_SWAP is not set");
 	if (counts[0] > npages / 2)
-		SKIP(return, "too many CPUs, which keep more places than there are pages");
+		SKIP(return, "too many CPUs, which cache more swap slots than there are pages");
 	ASSERT_EQ(0, swapon(slow_swap, SWAP_FLAG_PREFER | 100));
 	for (i = 0; i < ARRAY_SIZE(parts); i++) {
 		EXPECT_TRUE(start_writeback(parts[i], counts[i] * page_size));
@@ -730,9 +729,9 @@ TEST_F_TIMEOUT(range, process_ends_while_waiting, TIMEOUT)
 	double begin;
 
 	if (!slow_swap)
-		SKIP(return, "HMM_MIGRATE_SLOW_SWAP does not say where slow swap space is");
+		SKIP(return, "HMM_MIGRATE_SLOW_SWAP is not set");
 	if (count > npages / 2)
-		SKIP(return, "too many CPUs, which keep more places than there are pages");
+		SKIP(return, "too many CPUs, which cache more swap slots than there are pages");
 	ASSERT_EQ(0, swapon(slow_swap, SWAP_FLAG_PREFER | 100));
 	ASSERT_TRUE(start_target(&target, variant->device, small, count * page_size, true));
 	ASSERT_EQ(0, pthread_create(&killer, NULL, kill_soon, &target.pid));

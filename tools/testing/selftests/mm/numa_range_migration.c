@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * mbind(2), migrate_pages(2) and cpusets, with vm.numa_range_migration turned off and on: the
- * return value, the node of each page, the folios that the memory consists of and each byte
- * must be the same.
+ * mbind(2), migrate_pages(2) and cpusets, with vm.numa_range_migration off and on: the
+ * return value, the node of each page, the folios of the memory and each byte must be the
+ * same.
  *
- * Needs two nodes with memory, and root. NUMA_RANGE_DIR in the environment names a directory on
- * a disk's file system, whose files move as well.
+ * Needs two nodes with memory, and root. NUMA_RANGE_DIR in the environment names a directory
+ * on a disk file system, to test migration of its files as well.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -41,7 +41,7 @@
 #define MADV_PAGEOUT	21
 #endif
 
-/* Of an entry of /proc/self/pagemap: userfaultfd has write-protected it. */
+/* Bit of /proc/self/pagemap: userfaultfd has write-protected the page. */
 #define PAGEMAP_WP	0x200000000000000ULL
 
 /* Bits of /proc/kpageflags. */
@@ -51,7 +51,7 @@
 static unsigned long page_size;
 static int nodes[2];
 
-/* Files of the kernel */
+/* Kernel files */
 
 static bool read_file(const char *path, char *text, size_t size)
 {
@@ -128,7 +128,10 @@ static long migrate(pid_t pid, unsigned long from, unsigned long to)
 	return syscall(SYS_migrate_pages, pid, 8 * sizeof(from), &from, &to);
 }
 
-/* Pages one by one, so that the vma stays one. False if one is not there then. */
+/*
+ * Move pages one by one, so that the vma is not split. Returns false if a page did
+ * not move.
+ */
 static bool move_there(unsigned char *memory, unsigned long pages, unsigned long first,
 		       unsigned long step)
 {
@@ -156,7 +159,7 @@ static unsigned long both_nodes(void)
 	return node_mask(nodes[0]) | node_mask(nodes[1]);
 }
 
-/* What a call has left behind */
+/* The outcome of a call */
 
 struct outcome {
 	long ret;
@@ -167,7 +170,7 @@ struct outcome {
 	char shape[MAX_PAGES + 1];
 };
 
-/* Where each page is; -errno where there is none. */
+/* Record the node of each page, or -errno without a page. */
 static void look_at_nodes(struct outcome *outcome, unsigned char *memory, unsigned long pages)
 {
 	static void *addresses[MAX_PAGES];
@@ -180,8 +183,8 @@ static void look_at_nodes(struct outcome *outcome, unsigned char *memory, unsign
 }
 
 /*
- * Which folios? H is the first page of a large one, T another one, S a small page, - nothing.
- * In small letters if userfaultfd has it write-protected.
+ * Record the folios. H is the first page of a large folio, T another page of it, S a
+ * small page, - no page; lower case if the page is write-protected by userfaultfd.
  */
 static void look_at_shapes(struct outcome *outcome, unsigned char *memory, unsigned long pages)
 {
@@ -215,11 +218,11 @@ static void look_at_shapes(struct outcome *outcome, unsigned char *memory, unsig
 /* The memory */
 
 /**
- * struct test_kind - what the memory is to be made of
+ * struct test_kind - the kind of memory of a variant
  * @kib: the size of its folios
- * @file: it is a file's, which is a memfd
+ * @file: it belongs to a file, which is a memfd unless @disk
  * @private: mapped privately
- * @disk: a file of NUMA_RANGE_DIR
+ * @disk: a file in NUMA_RANGE_DIR
  */
 struct test_kind {
 	unsigned long kib;
@@ -230,14 +233,14 @@ struct test_kind {
 
 /**
  * struct test_memory - the memory that moves
- * @memory: where it is; always the same
- * @pages: how many pages it has
- * @seed: what it is filled with
- * @is_shared: others see what is written
+ * @memory: its address, which is always the same
+ * @pages: number of pages
+ * @seed: the seed of its contents
+ * @is_shared: writes are visible to others
  * @fd: the file, or -1
  * @userfault: a userfaultfd, or -1
- * @off: what a scenario has left behind without ranges
- * @on: and with ranges
+ * @off: the outcome of a scenario with ranges off
+ * @on: the outcome with ranges on
  */
 struct test_memory {
 	unsigned char *memory;
@@ -281,7 +284,7 @@ FIXTURE_VARIANT_ADD(numa_range, disk_private)
 	.kind = { .kib = 4, .file = true, .private = true, .disk = true }
 };
 
-/* Let memory come in folios of this size. False if the kernel cannot. */
+/* Make faults use folios of this size. Returns false if the kernel cannot. */
 static bool set_size(unsigned long kib, bool file, bool on)
 {
 	char path[128];
@@ -300,15 +303,15 @@ FIXTURE_SETUP(numa_range)
 
 	page_size = sysconf(_SC_PAGESIZE);
 	if (page_size != 4096)
-		SKIP(return, "for pages of 4 KiB");
+		SKIP(return, "needs pages of 4 KiB");
 	if (!read_file(SWITCH, text, sizeof(text)) || !write_file(SWITCH, "1"))
 		SKIP(return, "no " SWITCH ", or no root");
 	if (!find_nodes())
-		SKIP(return, "there are no two nodes with memory");
+		SKIP(return, "needs two nodes with memory");
 	if (!set_size(variant->kind.kib, variant->kind.file, false))
-		SKIP(return, "the kernel has no such folios");
+		SKIP(return, "no folios of this size");
 	if (variant->kind.disk && !getenv("NUMA_RANGE_DIR"))
-		SKIP(return, "NUMA_RANGE_DIR names no directory");
+		SKIP(return, "NUMA_RANGE_DIR is not set");
 	raw = mmap(NULL, SIZE + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		   -1, 0);
 	ASSERT_NE(MAP_FAILED, raw);
@@ -345,7 +348,7 @@ static bool is_intact(unsigned char *memory, unsigned long pages, unsigned long 
 	return true;
 }
 
-/* Interleaving counts from the number of the inode, which is to be the same, and odd. */
+/* Interleaving depends on the inode number, so it must be the same each time, and odd. */
 static int make_file(const struct test_kind *kind)
 {
 	int fds[64], fd = -1;
@@ -374,8 +377,8 @@ static int make_file(const struct test_kind *kind)
 }
 
 /*
- * Memory of the variant's kind, all of it on the first node. Always at the same place, as
- * interleaving counts from it.
+ * Make memory of the variant's kind, all of it on the first node. The address is
+ * always the same, because interleaving depends on it.
  */
 static void make_memory(struct test_memory *self,
 			const struct test_kind *kind)
@@ -400,7 +403,10 @@ static void make_memory(struct test_memory *self,
 	mmap(self->memory, SIZE, PROT_READ | PROT_WRITE,
 	     flags | (kind->file ? 0 : MAP_ANONYMOUS), self->fd, 0);
 	if (kind->private) {
-		/* Half of the pages stay the file's. */
+		/*
+		 * Half of the pages stay pages of the file; the other half are private
+		 * copies.
+		 */
 		unsigned char *byte;
 		unsigned long i;
 
@@ -414,7 +420,7 @@ static void make_memory(struct test_memory *self,
 	} else {
 		fill(self->memory, self->pages, self->seed);
 	}
-	/* Half of it is dirty, and all of it was written to the disk once. */
+	/* All of it has been written to the disk once, and half of it is dirty again. */
 	if (kind->disk) {
 		fsync(self->fd);
 		if (!kind->private)
@@ -424,7 +430,7 @@ static void make_memory(struct test_memory *self,
 	set_policy(MPOL_DEFAULT, 0);
 }
 
-/* Is what the disk has what was written to memory? */
+/* Whether the disk has the contents that were written to memory. */
 static bool is_on_disk(struct test_memory *self)
 {
 	unsigned long words[512], i, j, at = 0;
@@ -441,7 +447,7 @@ static bool is_on_disk(struct test_memory *self)
 	return true;
 }
 
-/* Nothing is left of the vmas that there were. */
+/* Replace the vmas by a single one without access. */
 static void end_memory(struct test_memory *self)
 {
 	if (self->userfault >= 0)
@@ -453,7 +459,7 @@ static void end_memory(struct test_memory *self)
 		close(self->fd);
 }
 
-/* Comparing */
+/* Comparison of outcomes */
 
 typedef long scenario_fn(struct __test_metadata *_metadata, struct test_memory *self,
 			 const void *arg);
@@ -477,8 +483,8 @@ static void run_once(struct __test_metadata *_metadata, struct test_memory *self
 }
 
 /*
- * The same scenario on memory of the same kind, with the switch off and on. The folios may be
- * larger with it: what a folio is split for depends on more than the call.
+ * Run the same scenario on memory of the same kind, with the switch off and on. The
+ * nodes and the folios of all pages must be the same.
  */
 static void compare(struct __test_metadata *_metadata, struct test_memory *self,
 		    const struct test_kind *kind, scenario_fn *scenario,
@@ -502,7 +508,7 @@ static void compare(struct __test_metadata *_metadata, struct test_memory *self,
 	EXPECT_EQ(i, self->pages);
 }
 
-/* How many pages are on the second node? */
+/* Number of pages on the second node. */
 static unsigned long count_moved(struct test_memory *self, const struct outcome *outcome)
 {
 	unsigned long i, moved = 0;
@@ -568,7 +574,7 @@ TEST_F_TIMEOUT(numa_range, bind, TIMEOUT)
 	EXPECT_EQ(0, self->m.on.ret);
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
 	EXPECT_EQ(self->m.pages, self->m.on.moved_by_range);
-	/* Where it is already. */
+	/* Bind to the node where the memory already is. */
 	compare_policy(_metadata, &self->m, &variant->kind, MPOL_BIND, node_mask(nodes[0]));
 	EXPECT_EQ(0, self->m.on.moved_by_range);
 	compare_policy(_metadata, &self->m, &variant->kind, MPOL_BIND, both_nodes());
@@ -592,7 +598,7 @@ TEST_F_TIMEOUT(numa_range, interleave, TIMEOUT)
 
 	compare_policy(_metadata, &self->m, &variant->kind, MPOL_INTERLEAVE, node_mask(nodes[1]));
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
-	/* All is on the first node, and that is one of these. */
+	/* All memory is on the first node, which is one of these. */
 	compare_policy(_metadata, &self->m, &variant->kind, MPOL_INTERLEAVE, both_nodes());
 	EXPECT_EQ(0, self->m.on.moved_by_range);
 	snprintf(path, sizeof(path), "/sys/kernel/mm/mempolicy/weighted_interleave/node%d",
@@ -605,7 +611,7 @@ TEST_F_TIMEOUT(numa_range, interleave, TIMEOUT)
 	write_file(path, "1");
 }
 
-/* Without a mask, all memory moves: here to the node of the CPU, where it is. */
+/* Without a mask, all memory moves to the CPU's node, where it already is. */
 TEST_F_TIMEOUT(numa_range, local, TIMEOUT)
 {
 	compare_policy(_metadata, &self->m, &variant->kind, MPOL_LOCAL, 0);
@@ -616,8 +622,8 @@ TEST_F_TIMEOUT(numa_range, local, TIMEOUT)
 }
 
 /*
- * From the second node to both, by index: the base of the interleaving is that of the first
- * folio, also for what the range leaves.
+ * From the second node to both, by index: the base of the interleaving is the first
+ * folio's, also for the pages that the range migration leaves.
  */
 static long do_interleave_all(struct __test_metadata *_metadata, struct test_memory *self,
 			      const void *arg)
@@ -627,7 +633,7 @@ static long do_interleave_all(struct __test_metadata *_metadata, struct test_mem
 	unsigned long mask = both_nodes();
 	long ret;
 
-	/* The task's policy is for memory without a mask. */
+	/* The policy of the task applies to memory without a mask. */
 	EXPECT_EQ(0, set_policy(call->mode, mask));
 	ret = bind(self->memory + from, length, MPOL_DEFAULT, 0, call->flags);
 	EXPECT_EQ(0, set_policy(MPOL_DEFAULT, 0));
@@ -637,8 +643,8 @@ static long do_interleave_all(struct __test_metadata *_metadata, struct test_mem
 }
 
 /*
- * How many small pages are not on the node that their index asks for? Shared memory counts
- * from the number of its inode, which is odd here.
+ * Number of small pages that are not on the node for their index. For shared memory
+ * the index is offset by the inode number, which is odd here.
  */
 static unsigned long count_astray(struct test_memory *self, const struct test_kind *kind)
 {
@@ -657,7 +663,7 @@ TEST_F_TIMEOUT(numa_range, interleave_by_index, TIMEOUT)
 
 	compare(_metadata, &self->m, &variant->kind, do_interleave_all, &call);
 	EXPECT_EQ(0, self->m.on.ret);
-	/* The same with ranges and without does not tell that the base is right. */
+	/* Equal outcomes do not prove that the base is right, so check the nodes. */
 	if (variant->kind.kib == 4 && !variant->kind.private)
 		EXPECT_EQ(0, count_astray(&self->m, &variant->kind));
 	moved = count_moved(&self->m, &self->m.on);
@@ -667,7 +673,7 @@ TEST_F_TIMEOUT(numa_range, interleave_by_index, TIMEOUT)
 	compare(_metadata, &self->m, &variant->kind, do_interleave_all, &call);
 }
 
-/* What cannot move at once, or not at all */
+/* Pages that cannot move at once, or not at all */
 
 static long bind_there(struct test_memory *self, unsigned long from, unsigned long length,
 		       unsigned int flags)
@@ -675,7 +681,7 @@ static long bind_there(struct test_memory *self, unsigned long from, unsigned lo
 	return bind(self->memory + from, length, MPOL_BIND, node_mask(nodes[1]), flags);
 }
 
-/* Ranges that cut folios in two: the folios move whole, and are not split. */
+/* If a range cuts folios in two, the folios move whole and are not split. */
 static long do_parts(struct __test_metadata *_metadata, struct test_memory *self,
 		     const void *arg)
 {
@@ -697,8 +703,8 @@ TEST_F_TIMEOUT(numa_range, parts_of_folios, TIMEOUT)
 }
 
 /*
- * Folios with holes in the middle, and with other folios in these, of which the range has a
- * part or all: each is queued, and counted, once.
+ * Folios with holes in the middle, and with other folios in these holes; the range
+ * has a part or all of them. Each folio must be queued, and counted, once.
  */
 static long do_punched(struct __test_metadata *_metadata, struct test_memory *self,
 		       const void *arg)
@@ -732,7 +738,7 @@ TEST_F_TIMEOUT(numa_range, punched_folios, TIMEOUT)
 	EXPECT_EQ(0, self->m.on.ret);
 }
 
-/* A pipe has references to pages, one of each 32. */
+/* A pipe has references to every 32nd page. */
 static long do_pinned(struct __test_metadata *_metadata, struct test_memory *self,
 		      const void *arg)
 {
@@ -772,7 +778,10 @@ TEST_F_TIMEOUT(numa_range, pinned, TIMEOUT)
 	EXPECT_EQ(EIO, self->m.on.error);
 }
 
-/* All memory is to move then, and what has moved must not move once more for what has not. */
+/*
+ * All memory must move then, and pages that have moved must not move again because
+ * others failed.
+ */
 TEST_F_TIMEOUT(numa_range, pinned_without_a_mask, TIMEOUT)
 {
 	struct call call = { .mode = MPOL_LOCAL, .flags = MPOL_MF_MOVE };
@@ -782,7 +791,7 @@ TEST_F_TIMEOUT(numa_range, pinned_without_a_mask, TIMEOUT)
 	EXPECT_LE(self->m.on.migrated, self->m.off.migrated + self->m.pages / 8);
 }
 
-/* A hole is an error, and nothing moves. */
+/* A hole is an error, and no page may move. */
 static long do_hole(struct __test_metadata *_metadata, struct test_memory *self,
 		    const void *arg)
 {
@@ -806,7 +815,7 @@ TEST_F_TIMEOUT(numa_range, holes, TIMEOUT)
 	EXPECT_EQ(0, self->m.on.ret);
 }
 
-/* Several vmas, swapped pages, mlock(), pages that are not there, and another node's. */
+/* Several vmas, swapped-out pages, mlock(), missing pages, and pages on another node. */
 static long do_mixed(struct __test_metadata *_metadata, struct test_memory *self,
 		     const void *arg)
 {
@@ -841,7 +850,10 @@ TEST_F_TIMEOUT(numa_range, mixed, TIMEOUT)
 	EXPECT_EQ(0, self->m.on.ret);
 }
 
-/* userfaultfd write-protects each second part: so it is in the end. */
+/*
+ * userfaultfd write-protects every second part, which must still be protected in the
+ * end.
+ */
 static long do_write_protected(struct __test_metadata *_metadata, struct test_memory *self,
 			       const void *arg)
 {
@@ -880,19 +892,19 @@ TEST_F_TIMEOUT(numa_range, write_protected, TIMEOUT)
 	if (fd < 0)
 		SKIP(return, "no userfaultfd");
 	close(fd);
-	/* Not of files of a disk. */
+	/* userfaultfd does not support files of a disk. */
 	if (variant->kind.disk)
 		return;
 	compare(_metadata, &self->m, &variant->kind, do_write_protected, NULL);
 	EXPECT_EQ(0, self->m.on.ret);
-	/* What a PMD maps of shared memory is unmapped for it. */
+	/* Write protection unmaps shared memory that a PMD maps. */
 	if (variant->kind.kib == 2048 && variant->kind.file)
 		return;
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
 	EXPECT_NE(NULL, strpbrk(self->m.on.shape, "hts"));
 }
 
-/* Nobody can write to the file but by this mapping, or change its size. */
+/* The seals allow no writes except by this mapping, and no change of the size. */
 static long do_sealed(struct __test_metadata *_metadata, struct test_memory *self,
 		      const void *arg)
 {
@@ -903,7 +915,7 @@ static long do_sealed(struct __test_metadata *_metadata, struct test_memory *sel
 
 TEST_F_TIMEOUT(numa_range, sealed, TIMEOUT)
 {
-	/* For memfds. */
+	/* Only memfds have seals. */
 	if (!variant->kind.file || variant->kind.disk)
 		return;
 	compare(_metadata, &self->m, &variant->kind, do_sealed, NULL);
@@ -911,7 +923,7 @@ TEST_F_TIMEOUT(numa_range, sealed, TIMEOUT)
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
 }
 
-/* hugetlb's folios between others: they are the old code's. */
+/* hugetlb folios between other folios: the old code migrates them. */
 static long do_hugetlb(struct __test_metadata *_metadata, struct test_memory *self,
 		       const void *arg)
 {
@@ -955,11 +967,11 @@ TEST_F_TIMEOUT(numa_range, hugetlb, TIMEOUT)
 	}
 }
 
-/* Another process has it mapped as well. */
+/* Another process maps the memory as well. */
 static long do_shared(struct __test_metadata *_metadata, struct test_memory *self,
 		      const void *arg)
 {
-	/* After the call, this is written, and the child sees it if it shares the memory. */
+	/* Written after the call; the child sees it if it shares the memory. */
 	unsigned long written = self->seed + 1000;
 	unsigned int flags = *(const unsigned int *)arg;
 	int go[2], ready[2], error, status = -1;
@@ -972,7 +984,7 @@ static long do_shared(struct __test_metadata *_metadata, struct test_memory *sel
 	pid = fork();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
-		/* Fork does not map what a file has. */
+		/* fork() does not copy PTEs of file pages, so this maps them. */
 		bool good = is_intact(self->memory, self->pages, self->seed);
 
 		if (write(ready[1], &c, 1) != 1 || read(go[0], &c, 1) != 1)
@@ -1012,7 +1024,10 @@ TEST_F_TIMEOUT(numa_range, shared, TIMEOUT)
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
 }
 
-/* Of the others, each fourth page is not shared, and each fourth is there already. */
+/*
+ * Pages are shared with a child, but the parent writes to two of every four pages,
+ * one of which was moved to the target node before the fork.
+ */
 static long do_scattered(struct __test_metadata *_metadata, struct test_memory *self,
 			 const void *arg)
 {
@@ -1060,7 +1075,7 @@ TEST_F_TIMEOUT(numa_range, scattered, TIMEOUT)
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
 }
 
-/* Each second page is where it should be: only the others move. */
+/* Every second page is on the node already: only the others move. */
 static long do_half(struct __test_metadata *_metadata, struct test_memory *self,
 		    const void *arg)
 {
@@ -1083,11 +1098,11 @@ TEST_F_TIMEOUT(numa_range, half_is_there, TIMEOUT)
 	compare(_metadata, &self->m, &variant->kind, do_half, &moved);
 	EXPECT_EQ(0, self->m.on.ret);
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
-	/* Large folios have moved whole by then. */
+	/* Large folios have already moved whole. */
 	EXPECT_EQ(variant->kind.kib == 4 ? self->m.pages / 2 : 0, moved);
 }
 
-/* Without memory but by reclaim: what is allocated so fails, and nothing else. */
+/* Make allocations fail that must not reclaim, and no others */
 
 #define FAIL	"/sys/kernel/debug/fail_page_alloc/"
 
@@ -1137,7 +1152,7 @@ TEST_F_TIMEOUT(numa_range, without_memory, TIMEOUT)
 	EXPECT_EQ(self->m.pages, count_moved(&self->m, &self->m.on));
 }
 
-/* What the nodes' statistics say, in pages. */
+/* A number in the statistics of a node, in pages. */
 static long node_stat(int node, const char *name)
 {
 	char path[64], key[32], line[128];
@@ -1154,7 +1169,7 @@ static long node_stat(int node, const char *name)
 	return value;
 }
 
-/* Processors keep some of it to themselves. */
+/* CPUs keep some of the count in batches. */
 static bool is_near(long a, long b)
 {
 	return labs(a - b) < MAX_PAGES / 8;
@@ -1205,7 +1220,7 @@ static void merge(struct __test_metadata *_metadata, struct test_memory *self)
 	EXPECT_GE(atol(text), 25);
 }
 
-/* Merged pages are left to the old code; shared memory is never merged. */
+/* The old code migrates KSM pages; shared memory is never merged. */
 static long do_merged(struct __test_metadata *_metadata, struct test_memory *self,
 		      const void *arg)
 {
@@ -1242,7 +1257,10 @@ TEST_F_TIMEOUT(numa_range, merged, TIMEOUT)
 	write_file("/sys/kernel/mm/ksm/run", "2");
 }
 
-/* More places than are noted: 6 of each 40 pages. Returns how many the range has moved. */
+/*
+ * More places than the range can note: 6 in every 40 pages. Returns the number of
+ * pages moved by the range.
+ */
 static unsigned long move_many_places(struct __test_metadata *_metadata, bool shared,
 				      unsigned long n)
 {
@@ -1283,12 +1301,15 @@ TEST(many_places)
 	if (!read_file(SWITCH, text, sizeof(text)) || !write_file(SWITCH, "0"))
 		SKIP(return, "no " SWITCH ", or no root");
 	if (!find_nodes())
-		SKIP(return, "there are no two nodes with memory");
+		SKIP(return, "needs two nodes with memory");
 	for (shared = 0; shared < 2; shared++) {
 		EXPECT_TRUE(write_file(SWITCH, "0"));
 		EXPECT_EQ(0, move_many_places(_metadata, shared, n));
 		EXPECT_TRUE(write_file(SWITCH, "1"));
-		/* The first ones by their places, and the rest one by one. */
+		/*
+		 * The range moves the first places as noted; the rest is moved page by
+		 * page.
+		 */
 		moved = move_many_places(_metadata, shared, n);
 		EXPECT_GT(moved, 3000);
 		EXPECT_LT(moved, 6 * n);
@@ -1315,7 +1336,7 @@ TEST_F_TIMEOUT(numa_range, migrate_pages, TIMEOUT)
 	EXPECT_GE(migrate(0, node_mask(nodes[1]), node_mask(nodes[0])), 0);
 }
 
-/* Of another process: the child says what became of its memory. */
+/* Migrate another process: the child checks its memory. */
 static long do_migrate_child(struct __test_metadata *_metadata, struct test_memory *self,
 			     const void *arg)
 {
@@ -1339,7 +1360,7 @@ static long do_migrate_child(struct __test_metadata *_metadata, struct test_memo
 	EXPECT_EQ(0, status);
 	close(go[0]);
 	close(go[1]);
-	/* With CAP_SYS_NICE what is shared moves as well. */
+	/* With CAP_SYS_NICE, shared memory moves as well. */
 	errno = ret < 0 ? error : 0;
 	return ret < 0 ? ret : 0;
 }
@@ -1361,7 +1382,7 @@ static bool all_on(unsigned char *memory, unsigned long pages, int node, struct 
 	return true;
 }
 
-/* A cpuset that gets another node has the memory brought there, by a worker. */
+/* If a cpuset gets another node, a worker migrates the memory there. */
 static long do_cpuset(struct __test_metadata *_metadata, struct test_memory *self,
 		      const void *arg)
 {
@@ -1420,7 +1441,7 @@ TEST_F_TIMEOUT(numa_range, cpuset, TIMEOUT)
 		SKIP(return, "no cpusets");
 }
 
-/* Beside others */
+/* Migration beside other threads */
 
 struct busy {
 	struct test_memory *memory;
@@ -1428,7 +1449,7 @@ struct busy {
 	unsigned long lost;
 };
 
-/* Adds to a word of each page, and sees that nothing else has changed it. */
+/* Adds to a word of each page, and checks that its value is unchanged otherwise. */
 static void *be_busy(void *arg)
 {
 	struct busy *busy = arg;
@@ -1449,7 +1470,7 @@ static void *be_busy(void *arg)
 	return NULL;
 }
 
-/* Splits and joins vmas, maps and unmaps. */
+/* Splits and merges vmas, maps and unmaps. */
 static void *change_vmas(void *arg)
 {
 	struct busy *busy = arg;
