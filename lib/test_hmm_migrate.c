@@ -159,7 +159,7 @@ struct injection {
  * @splits: device folios that were split
  * @to_device: pages by outcome
  * @to_system: the same for the way back
- * @time: nanoseconds by part of the migration of the migration of the migration of the migration of the migration
+ * @time: nanoseconds by part of the migration
  * @held: pages that TEST_HMM_MIGRATE_HOLD holds at this moment
  * @cpu_faults: CPU faults on private memory
  * @device_faults: faults of the device

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A DMA engine made of software, to test copying that takes its time.
+ * A DMA engine in software, to test copies that take time.
  *
- * There is one of each kind, see engine_kinds[], as the engines of servers differ in what
- * they can do. It copies memory with a bandwidth and a latency that can be set, by the clock and
- * not by the time that the CPU takes. What is issued together begins when what was
- * issued before is done and the latency is over. A descriptor without an interrupt
- * is reported together with the next one that has one, or to who asks for it.
+ * There is one engine of each kind, see engine_kinds[], because the engines of servers
+ * support different features. Bandwidth and latency are parameters, and copies take that
+ * time by the clock, whatever CPU time they take. A batch of issued descriptors begins
+ * when the previous batch is done and the latency has passed. A descriptor without an
+ * interrupt is reported together with the next one that has an interrupt, or when its
+ * status is polled.
  *
- * Addresses are those of dma_map_sg(), which are physical here; or addresses of the
- * kernel, for memory that has no physical ones.
+ * Addresses are those of dma_map_sg(), which are physical addresses here; or kernel
+ * virtual addresses, for memory without physical addresses.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -32,54 +33,54 @@ MODULE_PARM_DESC(bandwidth_mb, "megabytes in a second (default 20000)");
 
 static unsigned int latency_ns = 10000;
 module_param(latency_ns, uint, 0644);
-MODULE_PARM_DESC(latency_ns, "nanoseconds before what is issued together begins (default 10000)");
+MODULE_PARM_DESC(latency_ns, "nanoseconds before a batch of descriptors begins (default 10000)");
 
 static bool move = true;
 module_param(move, bool, 0644);
-MODULE_PARM_DESC(move, "move the bytes; without, there is only the time that it takes (default Y)");
+MODULE_PARM_DESC(move, "copy the bytes; without it, only the time passes (default Y)");
 
 static unsigned int fail_nth;
 module_param(fail_nth, uint, 0644);
-MODULE_PARM_DESC(fail_nth, "which descriptor from now on fails, 1 is the next one; 0 for none");
+MODULE_PARM_DESC(fail_nth, "fail the n-th descriptor from now on, 1 is the next one; 0 for none");
 
 static unsigned long fail_word;
 module_param(fail_word, ulong, 0644);
-MODULE_PARM_DESC(fail_word, "descriptors fail that read a page that begins with it; 0 for none");
+MODULE_PARM_DESC(fail_word, "fail descriptors that read a page that begins with it; 0 for none");
 
 static bool fail_all;
 module_param(fail_all, bool, 0644);
-MODULE_PARM_DESC(fail_all, "all descriptors fail (default N)");
+MODULE_PARM_DESC(fail_all, "fail all descriptors (default N)");
 
 static bool hang;
 module_param(hang, bool, 0644);
-MODULE_PARM_DESC(hang, "never report anything, until it is terminated (default N)");
+MODULE_PARM_DESC(hang, "do not complete any descriptor until terminated (default N)");
 
 static unsigned int descriptors;
 module_param(descriptors, uint, 0644);
-MODULE_PARM_DESC(descriptors, "how many it has at most; 0 for any number");
+MODULE_PARM_DESC(descriptors, "maximum number of descriptors; 0 for any number");
 
 static unsigned int prep_ns;
 module_param(prep_ns, uint, 0644);
-MODULE_PARM_DESC(prep_ns, "nanoseconds that the CPU takes to prepare a descriptor besides (default 0)");
+MODULE_PARM_DESC(prep_ns, "extra nanoseconds of CPU time to prepare a descriptor (default 0)");
 
 static unsigned int prepared;
 module_param(prepared, uint, 0644);
-MODULE_PARM_DESC(prepared, "how many descriptors were prepared");
+MODULE_PARM_DESC(prepared, "number of descriptors that were prepared");
 
 static unsigned int interrupts;
 module_param(interrupts, uint, 0644);
-MODULE_PARM_DESC(interrupts, "how many there were");
+MODULE_PARM_DESC(interrupts, "number of interrupts");
 
 /**
- * struct engine_kind - what an engine can do
- * @unordered: what is issued together completes in the reverse order, and the status of
- *	a descriptor cannot be asked for, as with idxd
- * @terminates: it can; idxd, ioat and plx_dma cannot
- * @synchronizes: after that, a driver can wait until no callback runs
+ * struct engine_kind - the features of an engine
+ * @unordered: descriptors of a batch complete in reverse order, and their status cannot
+ *	be polled, as with idxd
+ * @terminates: it supports terminate, unlike idxd, ioat and plx_dma
+ * @synchronizes: it supports synchronize, which waits until no callback runs
  * @silent: it calls back without a result
  * @fills: it can fill memory with a byte
  * @max_length: it refuses longer descriptors; 0 for any length
- * @descriptors: it has so many; 0 for any number
+ * @descriptors: how many descriptors it has; 0 for any number
  */
 struct engine_kind {
 	bool unordered;
@@ -106,9 +107,9 @@ static const struct engine_kind engine_kinds[] = {
  * @to: where to copy to
  * @from: where to copy from
  * @length: bytes
- * @fills: there is no source: fill with @byte
- * @byte: see there
- * @end: when it is done; set when it is issued
+ * @fills: fill with @byte instead of copying from @from
+ * @byte: the byte to fill with
+ * @end: the time when it is done; set when it is issued
  */
 struct job {
 	struct dma_async_tx_descriptor tx;
@@ -123,26 +124,26 @@ struct job {
 
 /**
  * struct engine - the engine, with one channel
- * @dma: for the framework
- * @kind: what it can do
+ * @dma: for the dmaengine framework
+ * @kind: its features
  * @chan: its channel
- * @finish: one at a time reports what is over, in the order of the cookies; taken
+ * @finish: serializes reporting of completed jobs, in the order of the cookies; taken
  *	with bottom halves off, before @lock
- * @lock: protects what follows; taken with bottom halves off
- * @unused: jobs that are to be used again
- * @submitted: jobs that are submitted and not issued
- * @issued: jobs that are issued, by their @end
- * @jobs: how many jobs are in use
- * @failed: the cookie of the last one that failed
- * @free_at: when all of them are done
+ * @lock: protects the following fields; taken with bottom halves off
+ * @unused: free jobs, to be reused
+ * @submitted: jobs that are submitted but not issued
+ * @issued: issued jobs, ordered by @end
+ * @jobs: number of jobs in use
+ * @failed: the cookie of the last job that failed
+ * @free_at: the time when all jobs are done
  * @timer: for the next interrupt
  */
 struct engine {
 	struct dma_device dma;
 	const struct engine_kind *kind;
 	struct dma_chan chan;
-	spinlock_t finish;		/* see above */
-	spinlock_t lock;		/* see above */
+	spinlock_t finish;		/* serializes reporting */
+	spinlock_t lock;		/* protects all below */
 	struct list_head unused;
 	struct list_head submitted;
 	struct list_head issued;
@@ -171,7 +172,7 @@ static void *address_of(dma_addr_t address)
 	return phys_to_virt(address);
 }
 
-/* Is there a page in it that cannot be read? */
+/* Whether the source contains a page that must fail. */
 static bool job_is_poisoned(const struct job *job)
 {
 	unsigned long word = READ_ONCE(fail_word);
@@ -197,7 +198,7 @@ static bool job_fails(const struct job *job)
 	return nth == 1;
 }
 
-/* The jobs that are over by now leave the engine. */
+/* Remove all jobs that are done from the engine. */
 static void engine_take(struct engine *engine, struct list_head *over)
 {
 	ktime_t now = ktime_get();
@@ -209,7 +210,7 @@ static void engine_take(struct engine *engine, struct list_head *over)
 	list_for_each_entry(job, &engine->issued, node)
 		if (ktime_after(job->end, now))
 			break;
-	/* Up to the one before it, or all of them. */
+	/* Cut before @job; if all jobs are done, @job is the list head. */
 	list_cut_before(over, &engine->issued, &job->node);
 }
 
@@ -241,10 +242,10 @@ static void job_finish(struct engine *engine, struct job *job)
 	} else if (READ_ONCE(move)) {
 		memcpy(address_of(job->to), address_of(job->from), job->length);
 	}
-	/* The framework does this for those that call back without one. */
+	/* The framework does so for engines that call back without a result. */
 	if (engine->kind->silent)
 		result.result = DMA_TRANS_NOERROR;
-	/* Pairs with engine_tx_status(): who polls sees it copied. */
+	/* Pairs with engine_tx_status(): a task that polls sees the copied data. */
 	smp_store_release(&engine->chan.completed_cookie, tx->cookie);
 	if (tx->callback_result)
 		tx->callback_result(tx->callback_param, &result);
@@ -262,7 +263,7 @@ static void engine_free(struct engine *engine, struct list_head *jobs)
 	spin_unlock_bh(&engine->lock);
 }
 
-/* Callbacks may submit: they are called without @lock. */
+/* Callbacks may submit descriptors, so call them without @lock. */
 static void engine_finish(struct engine *engine)
 {
 	struct job *job;
@@ -431,7 +432,7 @@ static enum dma_status engine_tx_status(struct dma_chan *chan, dma_cookie_t cook
 		return DMA_OUT_OF_ORDER;
 	if (cookie == READ_ONCE(engine->failed))
 		return DMA_ERROR;
-	/* Pairs with job_finish(): what is complete is copied. */
+	/* Pairs with job_finish(): the data of completed descriptors is copied. */
 	completed = smp_load_acquire(&chan->completed_cookie);
 	dma_set_tx_state(state, completed, chan->cookie, 0);
 	return dma_async_is_complete(cookie, completed, chan->cookie);
@@ -451,7 +452,7 @@ static int engine_terminate_all(struct dma_chan *chan)
 	return 0;
 }
 
-/* What is reported at the moment is through, and what is issued since is not lost. */
+/* Wait until reporting ends. Set the timer again, so that later jobs are not lost. */
 static void engine_synchronize(struct dma_chan *chan)
 {
 	struct engine *engine = chan_engine(chan);
@@ -572,7 +573,7 @@ static void test_hmm_migrate_dma_exit(void)
 	platform_driver_unregister(&test_hmm_migrate_dma_driver);
 }
 
-/* There is nothing to be found: driver and devices come together. */
+/* There is nothing to probe: the module creates both the driver and its devices. */
 static int __init test_hmm_migrate_dma_init(void)
 {
 	unsigned int i;

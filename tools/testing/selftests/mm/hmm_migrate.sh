@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Load the test drivers and run the tests of range migration, with some swap space if the
-# machine has none. What was not there before is gone again afterwards.
+# machine has none. Afterwards the script removes what it has set up.
 
 # kselftest's code for a test that cannot run here
 ksft_skip=4
@@ -55,7 +55,7 @@ add_swap()
 		zram=y
 	fi
 	[ -e /sys/block/zram0 ] || return
-	# Somebody else's, if it has a size.
+	# A device with a size is in use.
 	[ "$(cat /sys/block/zram0/disksize)" = 0 ] || return
 	echo 64M > /sys/block/zram0/disksize || return
 	disksize=y
@@ -102,7 +102,7 @@ if [ -e $thp/khugepaged ]; then
 fi
 
 module=$(modinfo -n test_hmm_migrate)
-# A compressed module is not for finit_module(): one test less.
+# finit_module() without flags does not load a compressed module: skip the test.
 case $module in
 *.ko)	export HMM_MIGRATE_MODULE="$module" ;;
 esac
