@@ -21,7 +21,7 @@ stable()
 	mkdir -p "$new"
 	"$SCRIPTS/export.sh" --to "$new"
 	{
-		diff -r --exclude='cover-letter*' "$new/patches" "$PATCHES" &&
+		diff -r --exclude='cover-letter*' --exclude=parts "$new/patches" "$PATCHES" &&
 		diff "$new/series" "$ROOT/series"
 	} >"$LOGS/check-export.log" || die "'make export' would change patches/: see $(rel "$LOGS/check-export.log")."
 }

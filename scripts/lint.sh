@@ -68,10 +68,33 @@ agree()
 		n=1
 	done < <(for f in patches series MAINTAINERS.fragment "${MIRRORED[@]}"; do
 		[ -e "$ROOT/$f" ] || [ -e "$BUILD/lint/export/$f" ] || continue
-		diff -q -r --no-dereference --exclude='cover-letter*' "$BUILD/lint/export/$f" "$ROOT/$f" 2>&1 |
+		diff -q -r --no-dereference --exclude='cover-letter*' --exclude=parts "$BUILD/lint/export/$f" "$ROOT/$f" 2>&1 |
 			sed -e "s|$BUILD/lint/export|the tree's|g" -e "s|$ROOT/||g" || true
 	done)
 	[ $n -ne 0 ] || ok
+}
+
+# Drops what checkpatch says of the lines that patch $1 only moves. checkpatch knows no
+# moves; only a patch that deletes a file counts as one.
+not_moved()
+{
+	if ! grep -q '^deleted file mode' "$1"; then
+		cat
+		return
+	fi
+	awk -v patch="$1" '
+		BEGIN {
+			while ((getline line < patch) > 0) {
+				text[++n] = line
+				if (line ~ /^-/) gone[substr(line, 2)]
+			}
+		}
+		index($0, patch ":") == 1 {
+			split(substr($0, length(patch) + 2), place, ":")
+			line = text[place[1]]
+			if (line ~ /^\+/ && substr(line, 2) in gone) next
+		}
+		{ print }'
 }
 
 checkpatch()
@@ -83,7 +106,7 @@ checkpatch()
 		scripts/checkpatch.pl -q --strict --terse --show-types \
 			--ignore UNKNOWN_COMMIT_ID,MISSING_FIXES_TAG "$1" 2>&1 || true
 		fixes_tag "$1"
-	) | sed "s|^$ROOT/||; /^total: /d; /^$/d" | report checkpatch
+	) | not_moved "$1" | sed "s|^$ROOT/||; /^total: /d; /^$/d" | report checkpatch
 }
 
 checkpatch_file()

@@ -513,8 +513,8 @@ static inline uint64_t sum_of(const struct test_hmm_migrate_range *range)
 
 /* Migrate in chunks of @chunk bytes. Every page up to @range->done must be in a count. */
 static inline int migrate_chunks(int fd, unsigned long request, void *addr,
-			  unsigned long pages, unsigned int flags, uint64_t chunk,
-			  struct test_hmm_migrate_range *range)
+				 unsigned long pages, unsigned int flags, uint64_t chunk,
+				 struct test_hmm_migrate_range *range)
 {
 	int ret;
 

@@ -7,7 +7,8 @@
  * free again.
  *
  * Needs root; for all of the tests also coherent memory, the engine, and swap space
- * whose I/O takes seconds, which HMM_MIGRATE_SLOW_SWAP names: null_blk with memory_backed=1, irqmode=2 and completion_nsec=, and mkswap.
+ * whose I/O takes seconds, which HMM_MIGRATE_SLOW_SWAP names: null_blk with
+ * memory_backed=1, irqmode=2 and completion_nsec=, and mkswap.
  */
 #define _GNU_SOURCE
 #include "hmm_migrate.h"
