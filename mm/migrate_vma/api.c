@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Range migration: the exported functions.
+ *
+ * Originally written by Jérôme Glisse.
  */
 #include <linux/export.h>
 #include <linux/hugetlb.h>

@@ -64,9 +64,9 @@ static bool pages_file_is_plain(const struct address_space *mapping, struct foli
 
 /*
  * Move the folio of a file, as migrate_folio() does, but without the copy, which the driver
- * has made. folio_migrate_mapping() freezes the references, so that no other task can
- * write. Collect has checked that the folio has a mapping and is not under writeback;
- * writeback cannot begin while the folio is locked.
+ * has made. Since collect, the folio is locked and has no mapping but migration entries,
+ * so truncation, writeback, write() and faults wait. folio_migrate_mapping() refuses it if
+ * another task has a reference, by which it could still be read or written.
  */
 static noinline enum migrate_left pages_move_file(struct folio *newfolio,
 						  struct folio *folio,
