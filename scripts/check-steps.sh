@@ -52,17 +52,18 @@ by_quilt()
 
 by_b4()
 {
-	local dir part
+	local dir part letters
+	mapfile -t letters < <(parts | cut -f1)
 	"$SCRIPTS/mbox.sh"
 	dir=$(scratch b4 base)
 	take_mbox "$dir" "$BUILD/series.mbox"
 	same_tree "$dir" 'HEAD^{tree}'
 	# And each part on the parts before it.
 	git -C "$dir" checkout -q --detach "$(kgit rev-parse base^0)"
-	while IFS=$'\t' read -r part _; do
+	for part in "${letters[@]}"; do
 		"$SCRIPTS/mbox.sh" "$part"
 		take_mbox "$dir" "$BUILD/part-$part.mbox"
-	done < <(parts)
+	done
 	same_tree "$dir" 'HEAD^{tree}'
 }
 
