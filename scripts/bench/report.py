@@ -43,6 +43,7 @@ class Figures:
 
     def __init__(self, path):
         self.done, self.base, self.stock, self.musts, self.reached = set(), None, {}, {}, {}
+        self.mainline = {}
         with open(path, encoding='utf-8') as file:
             for number, line in enumerate(file, 1):
                 words = line.split('#')[0].split()
@@ -64,6 +65,8 @@ class Figures:
         elif kind == 'must':
             issue, case, direction, must, aim = rest
             self.musts[case, direction] = (int(issue), float(must), None if aim == '-' else float(aim))
+        elif kind == 'mainline':
+            self.mainline[rest[0], rest[1]] = float(rest[2])
         elif kind == 'reached':
             case, direction, value = rest
             self.reached[case, direction] = float(value)
@@ -520,13 +523,14 @@ def write_charts(figures, stock, series, directory):
     with open(f'{directory}/bars.dat', 'w', encoding='utf-8') as file:
         for case in CASES:
             for direction in DIRECTIONS:
-                must = figures.musts.get((case, direction), (0, 'NaN'))[1]
+                mainline = figures.mainline.get((case, direction))
                 values = []
                 for kernel in (stock, series):
                     r = kernel.trip(case, direction)
                     values += [f'{per_page(r, *STAGES):.0f}' if whole(r) else '0',
                                f'"{per_page(r, *STAGES):,.0f}"' if whole(r) else '"none"' if r and not r['moved'] else '"part"']
-                print(f'"{case}\\n{direction}"', *values, must, file=file)
+                values += [f'{mainline:.0f}', f'"{mainline:,.0f}"'] if mainline else ['0', '""']
+                print(f'"{case}\\n{direction}"', *values, file=file)
     with open(f'{directory}/ranges.dat', 'w', encoding='utf-8') as file:
         for mib in RANGES:
             values = [f'{per_page(r, *STAGES):.0f}' if whole(r) else 'NaN'
