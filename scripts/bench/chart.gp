@@ -18,7 +18,7 @@ set output dir.'/bench.svg'
 set title 'Migrating to device memory and back: instructions per 4 KiB page, contents not copied'
 set ylabel 'instructions per page (logarithmic)'
 set logscale y
-set yrange [1:10000]
+set yrange [1:50000]
 set format y '%.0f'
 set style fill solid 1
 set boxwidth 0.28
