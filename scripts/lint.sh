@@ -235,6 +235,16 @@ for f in "$ROOT"/tests/*.[ch]; do
 	fi
 done
 
+# What git am warns of. A heading of a document looks like a conflict marker.
+while read -r c; do
+	found=$(kgit diff-tree --check "$c^" "$c" | grep -v -e '^+' -e ': leftover conflict marker' || true)
+	if [ -n "$found" ]; then
+		finding "'$(kgit log -1 --format=%s "$c")': $found"
+	else
+		ok
+	fi
+done < <(kgit rev-list --reverse base..HEAD)
+
 # A patch that adds or deletes files says in MAINTAINERS whose they are.
 while read -r c; do
 	if [ -n "$(kgit diff-tree -r --no-renames --diff-filter=AD --name-only "$c^" "$c")" ] &&
